@@ -1,0 +1,1 @@
+"""Driving logs: one file per source format, each with `read(uri) -> Iterator[DrivingLog]`."""

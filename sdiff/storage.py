@@ -1,0 +1,89 @@
+"""Bytes in and out of any fsspec URI. Knows files, not driving."""
+
+import os
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import fsspec
+
+
+class StorageError(OSError):
+    """A place cannot be read or written: says which one and what to do."""
+
+
+@contextmanager
+def _explained(uri: str, what: str) -> Iterator[None]:
+    try:
+        yield
+    except StorageError:
+        raise
+    except OSError as error:
+        raise StorageError(
+            f"cannot {what} {uri}: {error}; check that it exists and that you may {what} there"
+        ) from error
+
+
+def filesystem(uri: str) -> tuple[Any, str]:
+    """The fsspec filesystem of `uri` and the path within it."""
+    fs, path = fsspec.core.url_to_fs(uri)
+    return fs, path.rstrip("/") or "/"
+
+
+def join(uri: str, *parts: str) -> str:
+    """`uri` extended by `parts`."""
+    return "/".join([uri.rstrip("/"), *parts])
+
+
+def table_uri(uri: str, table: str) -> str:
+    """The folder of `table`, given that folder or its parent."""
+    uri = uri.rstrip("/")
+    return uri if uri.rsplit("/", 1)[-1] == table else join(uri, table)
+
+
+def objects(uri: str, suffix: str = ".parquet") -> list[str]:
+    """The URIs of all objects under `uri` that end in `suffix`, sorted. A single object yields itself; nothing there: []."""
+    with _explained(uri, "read"):
+        fs, path = filesystem(uri)
+        if fs.exists(path) and not fs.isdir(path):
+            return [uri]
+        found = sorted(
+            p for p in fs.find(path) if p.endswith(suffix) and not p.rsplit("/", 1)[-1].startswith((".", "_"))
+        )
+        return [fs.unstrip_protocol(p) for p in found]
+
+
+def exists(uri: str) -> bool:
+    """Whether an object is there."""
+    with _explained(uri, "read"):
+        fs, path = filesystem(uri)
+        return bool(fs.exists(path))
+
+
+def read_bytes(uri: str) -> bytes:
+    """The whole object."""
+    with _explained(uri, "read"):
+        fs, path = filesystem(uri)
+        return bytes(fs.cat_file(path))
+
+
+def write_bytes(uri: str, data: bytes) -> None:
+    """Write the whole object or nothing: rename on a local disk, one PUT on an object store."""
+    with _explained(uri, "write"):
+        fs, path = filesystem(uri)
+        if "file" not in (fs.protocol if isinstance(fs.protocol, tuple | list) else (fs.protocol,)):
+            fs.pipe_file(path, data)
+            return
+        folder, name = os.path.split(path)
+        os.makedirs(folder, exist_ok=True)
+        part = os.path.join(folder, f".{name}.{uuid.uuid4().hex}.part")
+        try:
+            with open(part, "wb") as out:
+                out.write(data)
+                out.flush()
+                os.fsync(out.fileno())
+            os.replace(part, path)
+        finally:
+            if os.path.exists(part):
+                os.remove(part)

@@ -1,0 +1,85 @@
+"""Tables as folders of Parquet objects: each checked against its schema, named by the work that made it, written whole."""
+
+import hashlib
+import json
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+
+import schemas
+from sdiff import storage
+
+ROWS_PER_GROUP = {"windows": 512, "scenarios": 1024}
+"""Rows per row group; 8192 where a table holds no tensors."""
+
+
+class TableError(ValueError):
+    """A table is missing, empty or made with other options: says which, where, and what to do."""
+
+
+def fingerprint(work: Any) -> str:
+    """16 hex digits that name a piece of work: equal for equal JSON values, whatever their key order."""
+    return hashlib.sha256(json.dumps(work, sort_keys=True, separators=(",", ":"), default=str).encode()).hexdigest()[
+        :16
+    ]
+
+
+def encode(table: pa.Table, name: str, metadata: dict[str, str] | None = None) -> bytes:
+    """`table` as the bytes of one Parquet object of the table `name`; equal rows give equal bytes.
+
+    metadata: goes into the file's metadata beside the table's name and schema version.
+    Raises schemas.SchemaMismatch.
+    """
+    schemas.check(table, name)
+    schema = schemas.arrow_schema(name)
+    table = table.cast(schema).replace_schema_metadata({**(schema.metadata or {}), **(metadata or {})})
+    blobs = [f.name for f in schema if pa.types.is_binary(f.type)]
+    sink = pa.BufferOutputStream()
+    pq.write_table(
+        table,
+        sink,
+        compression="zstd",
+        compression_level=3,
+        use_dictionary=[c for c in _leaves(schema) if c not in blobs],
+        write_statistics=[c for c in _leaves(schema) if c not in blobs],
+        write_page_index=True,
+        row_group_size=ROWS_PER_GROUP.get(name, 8192),
+    )
+    return sink.getvalue().to_pybytes()
+
+
+def write(table: pa.Table, name: str, uri: str, object_name: str, metadata: dict[str, str] | None = None) -> str:
+    """Write one object of the table `name` under `uri`, whole or not at all; returns the object's URI."""
+    target = storage.join(storage.table_uri(uri, name), f"{object_name}.parquet")
+    storage.write_bytes(target, encode(table, name, metadata))
+    return target
+
+
+def dataset(uri: str, name: str) -> ds.Dataset:
+    """The table `name` at its folder or its parent, as a dataset. Raises TableError where there is none."""
+    folder = storage.table_uri(uri, name)
+    found = storage.objects(folder)
+    if not found:
+        raise TableError(f"no table {name} at {folder}; expected a folder of .parquet objects there")
+    fs, _ = storage.filesystem(found[0])
+    return ds.dataset(
+        [storage.filesystem(f)[1] for f in found], schema=schemas.arrow_schema(name), format="parquet", filesystem=fs
+    )
+
+
+def read(uri: str, name: str, columns: list[str] | None = None, where: ds.Expression | None = None) -> pa.Table:
+    """Rows of the table `name`. Raises TableError where there is no such table."""
+    return dataset(uri, name).to_table(columns=columns, filter=where)
+
+
+def _leaves(schema: pa.Schema) -> list[str]:
+    """Parquet column paths of all leaves, as the writer's options name them."""
+    return [str(pq.ParquetSchema.column(p, i).path) for p in (_parquet_schema(schema),) for i in range(len(p))]
+
+
+def _parquet_schema(schema: pa.Schema) -> pq.ParquetSchema:
+    sink = pa.BufferOutputStream()
+    pq.write_table(schema.empty_table(), sink)
+    return pq.ParquetFile(sink.getvalue()).schema
