@@ -1,6 +1,6 @@
 """One recording as arrays: what every reader yields and all else starts from."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -166,6 +166,7 @@ class DrivingLog:
     """One recording: tracks at 10 Hz, a vector map, signals, and the recording vehicle where the source names one.
 
     recorder: index of the recording vehicle in the tracks, or None. start_us: the log's own clock at step 0.
+    split_key: logs that share it fall into the same split, because they saw the same traffic; empty: log_id.
     """
 
     log_id: str
@@ -177,7 +178,7 @@ class DrivingLog:
     lights: Lights
     recorder: int | None = None
     start_us: int = 0
-    notes: dict[str, str] = field(default_factory=dict)
+    split_key: str = ""
 
     def validate(self) -> None:
         """Raise BadRecord where a part is not what its docstring says."""
