@@ -1,4 +1,4 @@
-"""Every table of sdiff as data: the YAML files beside this one are the only source of the Arrow schemas and of the docs."""
+"""Every table as data: the YAML files beside this one are the only source of the Arrow schemas and of the docs."""
 
 import re
 from dataclasses import dataclass

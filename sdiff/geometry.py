@@ -45,7 +45,7 @@ class SE2(NamedTuple):
 def box_corners(
     x_m: ArrayLike, y_m: ArrayLike, heading_rad: ArrayLike, length_m: ArrayLike, width_m: ArrayLike
 ) -> Array:
-    """Corners of oriented boxes, counter-clockwise from front left [m]. Inputs broadcast to (...); returns (..., 4, 2)."""
+    """Corners of oriented boxes, counter-clockwise from front left [m]. (...) broadcast -> (..., 4, 2)."""
     x, y, heading, length, width = np.broadcast_arrays(x_m, y_m, heading_rad, length_m, width_m)
     along = np.stack([length, -length, -length, length], -1) / 2
     across = np.stack([width, width, -width, -width], -1) / 2

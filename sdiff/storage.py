@@ -43,7 +43,7 @@ def table_uri(uri: str, table: str) -> str:
 
 
 def objects(uri: str, suffix: str = ".parquet") -> list[str]:
-    """The URIs of all objects under `uri` that end in `suffix`, sorted. A single object yields itself; nothing there: []."""
+    """URIs of all objects under `uri` that end in `suffix`, sorted. One object yields itself; nothing there: []."""
     with _explained(uri, "read"):
         fs, path = filesystem(uri)
         if fs.exists(path) and not fs.isdir(path):

@@ -1,4 +1,4 @@
-"""Tables as folders of Parquet objects: each checked against its schema, named by the work that made it, written whole."""
+"""Tables as folders of Parquet objects: checked against their schema, named by the work, written whole."""
 
 import hashlib
 import json

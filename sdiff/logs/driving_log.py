@@ -56,7 +56,7 @@ class Tracks:
     valid: NDArray[np.bool_]
 
     def validate(self) -> None:
-        """Raise BadRecord where shapes disagree, an id comes twice, a kind is unknown, or a valid value is not finite."""
+        """Raise BadRecord where shapes disagree, an id comes twice, a size is absurd, or a value is not finite."""
         n, steps = self.valid.shape
         for name in ("x_m", "y_m", "heading_rad", "vx_mps", "vy_mps"):
             values = getattr(self, name)
