@@ -1,7 +1,8 @@
 """Every table as data: the YAML files beside this one are the only source of the Arrow schemas and of the docs."""
 
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cache
 from importlib import resources
 from typing import Any
@@ -29,7 +30,10 @@ class SchemaMismatch(ValueError):
 
 @dataclass(frozen=True)
 class Field:
-    """One column, or one member of a struct column. `frame` names the coordinate frame; null means not specified."""
+    """One column, or one member of a struct column. `frame` names the coordinate frame; null means not specified.
+
+    metadata: further facts for the Arrow field, such as the shape and channels of an image.
+    """
 
     name: str
     type: str
@@ -38,12 +42,13 @@ class Field:
     unit: str = ""
     frame: str = ""
     members: tuple["Field", ...] = ()
+    metadata: Mapping[str, str] = field(default_factory=dict)
 
     def arrow(self) -> pa.Field:
         """The Arrow field, its unit, frame and meaning in the field's metadata."""
         kind = pa.struct([m.arrow() for m in self.members]) if self.type == "struct" else _arrow_type(self.type)
         metadata = {k: v for k, v in (("unit", self.unit), ("frame", self.frame), ("doc", self.doc)) if v}
-        return pa.field(self.name, kind, nullable=self.nullable, metadata=metadata)
+        return pa.field(self.name, kind, nullable=self.nullable, metadata={**metadata, **self.metadata})
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,7 @@ def agents_to_arrow(scenes: Sequence[Agents], *, generated: bool) -> pa.StructAr
     column = schemas.arrow_schema("scenarios" if generated else "windows").field("agents").type
     lengths = np.array([len(s) for s in scenes], np.int64)
     return pa.StructArray.from_arrays(
-        [_ragged(_flat_arrow(f, scenes), lengths, f.type) for f in column], fields=list(column)
+        [ragged(_flat_arrow(f, scenes), lengths, f.type) for f in column], fields=list(column)
     )
 
 
@@ -50,7 +50,7 @@ def tokens_to_arrow(batches: Sequence[AgentTokens]) -> pa.StructArray:
             np.concatenate([getattr(b, f.name) for b in batches]) if batches else np.zeros(0, np.int8)
         )
         items = kind_names(values) if f.name == "kind" else pa.array(values, pa.float32(), mask=np.isnan(values))
-        children.append(_ragged(items, lengths, f.type))
+        children.append(ragged(items, lengths, f.type))
     return pa.StructArray.from_arrays(children, fields=list(column))
 
 
@@ -112,9 +112,10 @@ def _flat_arrow(f: pa.Field, scenes: Sequence[Agents]) -> pa.Array:
         return kind_names(values)
     if not pa.types.is_list(item):
         return pa.array(values, inner)
-    return _ragged(pa.array(values.reshape(-1), inner), np.full(len(values), values.shape[1]), item)
+    return ragged(pa.array(values.reshape(-1), inner), np.full(len(values), values.shape[1]), item)
 
 
-def _ragged(items: pa.Array, lengths: NDArray[np.int64], kind: pa.DataType) -> pa.ListArray:
+def ragged(items: pa.Array, lengths: NDArray[np.int64], kind: pa.DataType) -> pa.ListArray:
+    """Lists of the given lengths over joined items."""
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
     return pa.ListArray.from_arrays(pa.array(offsets), items, type=kind)
