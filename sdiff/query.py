@@ -1,0 +1,116 @@
+"""SQL over the tables, wherever they lie: DuckDB views over their Parquet objects."""
+
+from typing import TYPE_CHECKING, Any
+
+import duckdb
+import pyarrow as pa
+
+import schemas
+from sdiff import storage
+from sdiff.scene import STEPS_PAST
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+T0 = STEPS_PAST + 1
+"""t0 in a list of steps, as SQL counts: from 1."""
+
+UNNESTED = {"agents": "scenarios", "window_agents": "windows"}
+"""Views with one row per agent observed at t0, and the tables they come from."""
+
+
+class QueryError(ValueError):
+    """A query that cannot be run: says why and which views there are."""
+
+
+def connect(data_uri: str) -> duckdb.DuckDBPyConnection:
+    """A DuckDB connection with one view per table found at `data_uri`, a folder of tables on any fsspec URI.
+
+    Views: windows, agent_tokens, maps, scenarios, jobs, dead_letters; `agents` (one row per agent of a scenario at t0)
+    and `window_agents` (the same of a window). Raises QueryError where there is no table at all.
+    """
+    con = duckdb.connect()
+    con.execute("SET enable_progress_bar = false")
+    parent, last = data_uri.rstrip("/"), data_uri.rstrip("/").rsplit("/", 1)[-1]
+    if last in schemas.TABLES and storage.objects(parent):
+        parent = parent.rsplit("/", 1)[0]
+    fs, _ = storage.filesystem(parent)
+    protocols = (fs.protocol,) if isinstance(fs.protocol, str) else tuple(fs.protocol)
+    local = "file" in protocols
+    if not local:
+        con.register_filesystem(fs)
+    for name in schemas.TABLES:
+        found = storage.objects(storage.join(parent, name))
+        if found:
+            files = [storage.filesystem(f)[1] if local else f for f in found]
+            con.read_parquet(files, union_by_name=True).create_view(name)
+    for view, table in UNNESTED.items():
+        if table in views(con):
+            con.execute(f"CREATE VIEW {view} AS {_unnested(table)}")
+    if not views(con):
+        raise QueryError(
+            f"no table at {data_uri}; expected a folder that holds one of {', '.join(schemas.TABLES)}, "
+            "each a folder of .parquet objects"
+        )
+    return con
+
+
+def run(sql: str, data_uri: str) -> pa.Table:
+    """The result of one SQL statement over the tables at `data_uri`. Raises QueryError."""
+    with connect(data_uri) as con:
+        try:
+            result = con.sql(sql)
+            return pa.table({}) if result is None else result.to_arrow_table()
+        except duckdb.Error as error:
+            raise QueryError(f"{error}\nviews at {data_uri}: {', '.join(views(con))}") from error
+
+
+def views(con: duckdb.DuckDBPyConnection) -> list[str]:
+    """Names of the views of a connection, sorted."""
+    rows = con.execute("SELECT view_name FROM duckdb_views() WHERE NOT internal ORDER BY 1").fetchall()
+    return [name for (name,) in rows]
+
+
+def format_table(table: pa.Table, limit: int = 40) -> "Table":
+    """The first `limit` rows as a table for the terminal; long values shortened."""
+    from rich.table import Table
+    from rich.text import Text
+
+    shown = Table(show_edge=False, header_style="bold", caption=_row_count(len(table), limit), caption_justify="left")
+    for field in table.schema:
+        number = pa.types.is_integer(field.type) or pa.types.is_floating(field.type) or pa.types.is_decimal(field.type)
+        shown.add_column(field.name, justify="right" if number else "left", overflow="fold")
+    for row in table.slice(0, limit).to_pylist():
+        shown.add_row(*[Text(_cell(v)) for v in row.values()])
+    return shown
+
+
+def _unnested(table: str) -> str:
+    """SELECT with one row per agent observed at t0."""
+    members = {m.name: m.type for f in schemas.table_schema(table).fields if f.name == "agents" for m in f.members}
+    keys = {"scenarios": ("scenario_id", "job_id", "directive"), "windows": ("window_id", "log_id", "split")}[table]
+    # Only what is per agent: a list of steps gives its value at t0.
+    columns = [
+        f"unnest(agents.{name}){f'[{T0}]' if kind.startswith('list<list<') else ''} AS {name}"
+        for name, kind in members.items()
+    ]
+    values = ", ".join(name for name in members if name != "valid")
+    return (
+        f"SELECT {', '.join(keys)}, region, {values}, sqrt(vx_mps * vx_mps + vy_mps * vy_mps) AS speed_mps "
+        f"FROM (SELECT {', '.join(keys)}, region, {', '.join(columns)} FROM {table}) WHERE valid"
+    )
+
+
+def _row_count(rows: int, limit: int) -> str:
+    return f"{limit} of {rows:,} rows" if rows > limit else f"{rows:,} row{'' if rows == 1 else 's'}"
+
+
+def _cell(value: Any, longest: int = 60) -> str:
+    if value is None:
+        return "null"
+    if isinstance(value, float):
+        return f"{value:.4g}" if abs(value) < 1e4 else f"{value:,.1f}"
+    if isinstance(value, bytes):
+        return f"<{len(value):,} bytes>"
+    text = str(value)
+    return text if len(text) <= longest else f"{text[: longest - 1]}…"

@@ -1,0 +1,5 @@
+"""Pictures: scenes, animations, contact sheets, training charts. Pillow alone, no display."""
+
+from sdiff.view.pictures import render
+
+__all__ = ["render"]

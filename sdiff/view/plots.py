@@ -1,0 +1,159 @@
+"""Small line charts, for what a training run writes while it runs."""
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from PIL import Image, ImageDraw
+
+from sdiff.view import canvas
+
+SERIES: tuple[canvas.Colour, ...] = (
+    (32, 84, 220),
+    (222, 32, 38),
+    (0, 136, 140),
+    (255, 140, 0),
+    (112, 66, 168),
+    (84, 98, 121),
+    (40, 160, 70),
+    (240, 98, 166),
+)
+GRID: canvas.Colour = (228, 230, 233)
+SUPERSAMPLING = 3
+
+
+def line_chart(
+    series: Mapping[str, tuple[ArrayLike, ArrayLike]],
+    *,
+    title: str = "",
+    x_label: str = "",
+    y_label: str = "",
+    log_y: bool = False,
+    size_px: tuple[int, int] = (960, 540),
+) -> Image.Image:
+    """One line per named series of (x, y), with axes, grid and legend.
+
+    Points that are not finite, or not positive where `log_y`, are left out. Returns an RGB image.
+    """
+    lines = {name: _clean(x, y, log_y) for name, (x, y) in series.items()}
+    xs = np.concatenate([x for x, _ in lines.values()] or [np.zeros(0)])
+    ys = np.concatenate([y for _, y in lines.values()] or [np.zeros(0)])
+    x_ticks = _linear_ticks(float(xs.min()), float(xs.max())) if len(xs) else _linear_ticks(0, 1)
+    y_ticks = _ticks(ys, log_y)
+    chart = _Chart(size_px, (x_ticks[0], x_ticks[-1]), (y_ticks[0], y_ticks[-1]), log_y, bool(title))
+    chart.grid(x_ticks, y_ticks)
+    for i, (x, y) in enumerate(lines.values()):
+        chart.line(x, y, SERIES[i % len(SERIES)])
+    return chart.finished(x_ticks, y_ticks, title, x_label, y_label, list(lines))
+
+
+class _Chart:
+    def __init__(
+        self,
+        size_px: tuple[int, int],
+        x_span: tuple[float, float],
+        y_span: tuple[float, float],
+        log_y: bool,
+        titled: bool,
+    ) -> None:
+        self.size_px, self.x_span, self.y_span, self.log_y = size_px, x_span, y_span, log_y
+        self.text_px = max(round(size_px[1] / 36), 11)
+        t = self.text_px
+        self.box = (t * 5.5, t * (5.2 if titled else 3.2), size_px[0] - t * 1.8, size_px[1] - t * 4.2)
+        self.image = Image.new("RGB", (size_px[0] * SUPERSAMPLING, size_px[1] * SUPERSAMPLING), (255, 255, 255))
+        self.pen = ImageDraw.Draw(self.image)
+
+    def at(self, x: ArrayLike, y: ArrayLike) -> NDArray[np.float64]:
+        """Pixels of points, (n, 2)."""
+        left, top, right, bottom = self.box
+        y_value, span = np.asarray(y, np.float64), np.asarray(self.y_span, np.float64)
+        if self.log_y:
+            y_value, span = np.log10(y_value), np.log10(span)
+        share_x = (np.asarray(x, np.float64) - self.x_span[0]) / (self.x_span[1] - self.x_span[0])
+        share_y = (y_value - span[0]) / (span[1] - span[0])
+        return np.stack([left + share_x * (right - left), bottom - share_y * (bottom - top)], -1)
+
+    def line(self, x: NDArray[np.float64], y: NDArray[np.float64], colour: canvas.Colour) -> None:
+        if not len(x):
+            return
+        spots = [tuple(p) for p in (self.at(x, y) * SUPERSAMPLING).tolist()]
+        if len(spots) > 1:
+            self.pen.line(spots, fill=colour, width=2 * SUPERSAMPLING, joint="curve")
+        r = (3 if len(spots) == 1 else 2) * SUPERSAMPLING
+        column, row = spots[-1]
+        self.pen.ellipse((column - r, row - r, column + r, row + r), fill=colour)
+
+    def grid(self, x_ticks: Sequence[float], y_ticks: Sequence[float]) -> None:
+        left, top, right, bottom = (v * SUPERSAMPLING for v in self.box)
+        for column, _ in self.at(x_ticks, [y_ticks[0]] * len(x_ticks)) * SUPERSAMPLING:
+            self.pen.line([(column, top), (column, bottom)], fill=GRID, width=SUPERSAMPLING)
+        for _, row in self.at([x_ticks[0]] * len(y_ticks), y_ticks) * SUPERSAMPLING:
+            self.pen.line([(left, row), (right, row)], fill=GRID, width=SUPERSAMPLING)
+        self.pen.line(
+            [(left, top), (left, bottom), (right, bottom)], fill=canvas.CURB, width=SUPERSAMPLING, joint="curve"
+        )
+
+    def finished(
+        self,
+        x_ticks: Sequence[float],
+        y_ticks: Sequence[float],
+        title: str,
+        x_label: str,
+        y_label: str,
+        names: list[str],
+    ) -> Image.Image:
+        picture = self.image.reduce(SUPERSAMPLING)
+        pen, t, face = ImageDraw.Draw(picture), self.text_px, canvas.font(self.text_px)
+        left, top, right, bottom = self.box
+        for value, (column, _) in zip(x_ticks, self.at(x_ticks, [y_ticks[0]] * len(x_ticks)), strict=True):
+            pen.text((column, bottom + t * 0.6), _number(value), font=face, fill=canvas.FADED_INK, anchor="mt")
+        for value, (_, row) in zip(y_ticks, self.at([x_ticks[0]] * len(y_ticks), y_ticks), strict=True):
+            pen.text((left - t * 0.6, row), _number(value), font=face, fill=canvas.FADED_INK, anchor="rm")
+        pen.text(((left + right) / 2, bottom + t * 2.2), x_label, font=face, fill=canvas.INK, anchor="mt")
+        pen.text((t, t), title, font=canvas.font(t * 1.35), fill=canvas.INK)
+        pen.text((t, top - t * 1.9), y_label, font=face, fill=canvas.INK)
+        x = t * 2 + (face.getlength(y_label) + t * 1.5 if y_label else 0)
+        for i, name in enumerate(names):
+            row = top - t * 1.9
+            pen.line([(x, row + t * 0.6), (x + t * 1.6, row + t * 0.6)], fill=SERIES[i % len(SERIES)], width=3)
+            pen.text((x + t * 2.1, row), name, font=face, fill=canvas.INK)
+            x += t * 3.6 + face.getlength(name)
+        return picture
+
+
+def _clean(x: ArrayLike, y: ArrayLike, log_y: bool) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
+    good = np.isfinite(x) & np.isfinite(y) & ((y > 0) if log_y else True)
+    return x[good], y[good]
+
+
+def _ticks(values: NDArray[np.float64], log: bool) -> list[float]:
+    if not len(values):
+        return [1.0, 10.0] if log else _linear_ticks(0, 1)
+    low, high = float(values.min()), float(values.max())
+    if not log:
+        return _linear_ticks(low, high)
+    decades = np.arange(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    marks = (1, 2, 5) if len(decades) <= 3 else (1,)
+    ticks = [m * 10.0**d for d in decades for m in marks]
+    below = [t for t in ticks if t <= low][-1:] or [10.0 ** decades[0]]
+    above = [t for t in ticks if t >= high][:1] or [10.0 ** (decades[-1] + 1)]
+    return sorted({*below, *[t for t in ticks if low < t < high], *above, *([below[0] * 10] if below == above else [])})
+
+
+def _linear_ticks(low: float, high: float) -> list[float]:
+    """Round numbers that span low to high, some five of them."""
+    if high <= low:
+        low, high = low - (abs(low) or 1.0) * 0.5, high + (abs(high) or 1.0) * 0.5
+    raw = (high - low) / 5
+    power = 10.0 ** math.floor(math.log10(raw))
+    step = next(m for m in (1, 2, 2.5, 5, 10) if m * power >= raw * 0.999) * power
+    return [k * step for k in range(math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9) + 1)]
+
+
+def _number(value: float) -> str:
+    if value and (abs(value) >= 1e5 or abs(value) < 1e-3):
+        mantissa, exponent = f"{value:.0e}".split("e")
+        return f"{mantissa}e{int(exponent)}"
+    return f"{value:,.10g}" if abs(value) >= 1e3 else f"{value:.6g}"

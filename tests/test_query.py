@@ -1,0 +1,144 @@
+"""SQL over the tables answers what a person would ask of scenarios and windows."""
+
+import io
+import json
+import math
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+import schemas
+from sdiff import KINDS, columns, query, tables
+from sdiff.scene import Agents, AgentTokens, SceneToken
+
+STEPS = 41
+
+
+def agents_of(kinds: list[str], speed_mps: float = 5.0, generated: bool = False) -> Agents:
+    """Agents in a file along x, 10 m apart, the first one the AV, all driving along +x."""
+    n = len(kinds)
+    times = (np.arange(STEPS) - 20) * 0.1
+    start = -10.0 * np.arange(n)[:, None]
+    zeros = np.zeros((n, STEPS), np.float32)
+    return Agents(
+        agent_id=np.array([f"agent{i}" for i in range(n)], str),
+        kind=np.array([KINDS.index(k) for k in kinds], np.int8),
+        length_m=np.full(n, 4.5, np.float32),
+        width_m=np.full(n, 1.9, np.float32),
+        is_ego=np.arange(n) == 0,
+        x_m=(start + speed_mps * times).astype(np.float32),
+        y_m=zeros.copy(),
+        heading_rad=zeros,
+        vx_mps=zeros + np.float32(speed_mps),
+        vy_mps=zeros.copy(),
+        valid=np.ones((n, STEPS), bool),
+        score=np.full(n, 0.9, np.float32) if generated else None,
+        token_index=np.where(np.arange(n) == 1, 0, -1).astype(np.int32) if generated else None,
+    )
+
+
+def scenario_rows(scenes: list[Agents], **constant: Any) -> pa.Table:
+    """Rows of table scenarios around `scenes`; other columns are fillers of their type."""
+    n = len(scenes)
+    special = {
+        "agents": columns.agents_to_arrow(scenes, generated=True),
+        "tokens": columns.tokens_to_arrow([AgentTokens.unspecified(0)] * n),
+        "scene_token": columns.scene_tokens_to_arrow([SceneToken()] * n),
+        "scenario_id": pa.array([f"scenario{i}" for i in range(n)]),
+        "n_agents": pa.array([len(s) for s in scenes], pa.int32()),
+    }
+    return _filled("scenarios", n, {**special, **constant})
+
+
+def window_rows(scenes: list[Agents], **constant: Any) -> pa.Table:
+    """Rows of table windows around `scenes`; other columns are fillers of their type."""
+    n = len(scenes)
+    lights = schemas.arrow_schema("windows").field("lights").type
+    special = {
+        "agents": columns.agents_to_arrow(scenes, generated=False),
+        "scene_token": columns.scene_tokens_to_arrow([SceneToken()] * n),
+        "window_id": pa.array([f"window{i}" for i in range(n)]),
+        "n_agents": pa.array([len(s) for s in scenes], pa.int32()),
+        "lights": pa.array([{f.name: [] for f in lights}] * n, lights),
+    }
+    return _filled("windows", n, {**special, **constant})
+
+
+def _filled(name: str, n: int, known: dict[str, Any]) -> pa.Table:
+    fillers = {pa.string(): "x", pa.bool_(): False, pa.binary(): bytes(8 * 256 * 256)}
+    schema = schemas.arrow_schema(name)
+    arrays = []
+    for field in schema:
+        value = known.get(field.name, None if field.nullable else fillers.get(field.type, 0))
+        arrays.append(value if isinstance(value, pa.Array) else pa.array([value] * n, field.type))
+    return pa.Table.from_arrays(arrays, schema=schema)
+
+
+@pytest.fixture
+def data_uri(tmp_path):
+    scenes = [agents_of(["car", "bus"], generated=True), agents_of(["car", "pedestrian", "car"], 8.0, True)]
+    tables.write(scenario_rows(scenes[:1], has_collision=False, directive="free"), "scenarios", str(tmp_path), "a")
+    tables.write(scenario_rows(scenes[1:], has_collision=True, directive="cut_in"), "scenarios", str(tmp_path), "b")
+    return str(tmp_path)
+
+
+def test_a_view_is_all_objects_of_its_table(data_uri):
+    assert query.run("SELECT count(*) AS n FROM scenarios", data_uri)["n"].to_pylist() == [2]
+    got = query.run("SELECT directive FROM scenarios WHERE has_collision", data_uri)
+    assert got["directive"].to_pylist() == ["cut_in"]
+
+
+def test_the_tables_own_folder_serves_as_well_as_its_parent(data_uri):
+    assert query.run("SELECT sum(n_agents) AS n FROM scenarios", f"{data_uri}/scenarios")["n"].to_pylist() == [5]
+
+
+def test_agents_are_rows_with_their_values_at_t0(data_uri):
+    got = query.run("SELECT * FROM agents WHERE directive = 'cut_in' ORDER BY x_m DESC", data_uri).to_pylist()
+    assert [r["kind"] for r in got] == ["car", "pedestrian", "car"]
+    assert [r["x_m"] for r in got] == [0.0, -10.0, -20.0]
+    assert [r["is_ego"] for r in got] == [True, False, False]
+    assert all(math.isclose(r["speed_mps"], 8.0) for r in got)
+    assert [r["token_index"] for r in got] == [-1, 0, -1]
+
+
+def test_an_agent_not_observed_at_t0_has_no_row(tmp_path):
+    scene = agents_of(["car", "truck"])
+    scene.valid[1, 20] = False
+    tables.write(window_rows([scene]), "windows", str(tmp_path), "a")
+    assert query.run("SELECT kind FROM window_agents", str(tmp_path))["kind"].to_pylist() == ["car"]
+
+
+def test_an_object_store_answers_like_a_folder(data_uri):
+    uri = "memory://query-test"
+    scenes = [agents_of(["car", "bus", "cyclist"], generated=True)]
+    tables.write(scenario_rows(scenes), "scenarios", uri, "a")
+    got = query.run("SELECT kind, count(*) AS n FROM agents GROUP BY kind ORDER BY kind", uri).to_pylist()
+    assert got == [{"kind": "bus", "n": 1}, {"kind": "car", "n": 1}, {"kind": "cyclist", "n": 1}]
+
+
+def test_an_absent_view_is_answered_with_those_there_are(data_uri):
+    with pytest.raises(query.QueryError, match=r"(?s)windows does not exist.*views at .*: agents, scenarios"):
+        query.run("SELECT * FROM windows", data_uri)
+
+
+def test_bad_sql_names_its_mistake(data_uri):
+    with pytest.raises(query.QueryError, match="speeed"):
+        query.run("SELECT speeed FROM agents", data_uri)
+
+
+def test_a_place_without_tables_says_so(tmp_path):
+    with pytest.raises(query.QueryError, match=r"no table at .*expected a folder that holds one of"):
+        query.run("SELECT 1", str(tmp_path))
+
+
+def test_the_printed_table_is_readable(data_uri):
+    from rich.console import Console
+
+    out = io.StringIO()
+    result = query.run("SELECT scenario_id, directive, min_ttc_s, 1/3 AS third FROM scenarios", data_uri)
+    Console(file=out, width=100).print(query.format_table(result, limit=1))
+    text = out.getvalue()
+    assert "directive" in text and "0.3333" in text and "null" in text and "1 of 2 rows" in text
+    json.dumps(result.to_pylist())
