@@ -115,7 +115,9 @@ def map_bev(map: VectorMap | MapIndex, lights: Lights, step: int, map_SE2_window
     uv = _to_pixels(index.lanes.xy_m.reshape(-1, 4, 2)[near], pose)
     direction = index.lane_direction[near] - map_SE2_window.heading_rad
     unit = np.floor(_UNIT * np.stack([np.sin(direction), np.cos(direction)], 1) + 0.5).astype(np.int32)
-    _draw_lanes(uv, unit, index.lane_speed[near], toggle, *(channel[c] for c in ("lane_sin", "lane_cos", "speed_limit")))
+    _draw_lanes(
+        uv, unit, index.lane_speed[near], toggle, *(channel[c] for c in ("lane_sin", "lane_cos", "speed_limit"))
+    )
     feature = index.lane_feature[near]
     for state, value in LIGHT_VALUES.items():
         lanes = lights.lane[lights.state[:, step] == LIGHT_STATES.index(state)]
@@ -297,9 +299,7 @@ def _fill(uv: Floats, toggle: Bev, value: int, out: Bev) -> None:
 
 
 @njit(cache=True, nogil=True)
-def _draw_areas(
-    xy_m: Floats, start: NDArray[np.int64], box_m: Floats, pose: Floats, toggle: Bev, out: Bev
-) -> None:
+def _draw_areas(xy_m: Floats, start: NDArray[np.int64], box_m: Floats, pose: Floats, toggle: Bev, out: Bev) -> None:
     for k in _near(box_m, pose):
         _fill(_pixels(xy_m[start[k] : start[k + 1]], pose), toggle, 255, out)
 

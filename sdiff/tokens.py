@@ -29,7 +29,9 @@ def scene_token(agents: Agents) -> SceneToken:
     speed = _at(agents, STEPS_PAST, "")["speed_mps"]
     present = ~np.isnan(speed)
     n = int(present.sum())
-    return SceneToken(n_agents=float(n), moving_share=float((speed[present] > MOVING_MPS).mean()) if n else float("nan"))
+    return SceneToken(
+        n_agents=float(n), moving_share=float((speed[present] > MOVING_MPS).mean()) if n else float("nan")
+    )
 
 
 def _at(agents: Agents, step: int, prefix: str) -> dict[str, NDArray[np.float32]]:

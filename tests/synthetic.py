@@ -39,7 +39,7 @@ def road_map(map_id: str = "road") -> VectorMap:
 
 
 def driving_log(log_id: str = "log", agents: int = 6, steps: int = 91, seed: int = 0) -> DrivingLog:
-    """Cars on both lanes at constant speed, the first is the recorder; the last stands beside the road, a pedestrian."""
+    """Cars on both lanes at constant speed, the first is the recorder; the last is a pedestrian who stands."""
     random = np.random.default_rng(seed)
     time: NDArray[np.float64] = np.arange(steps) * 0.1
     back = np.arange(agents) % 2 == 1
@@ -71,7 +71,10 @@ def driving_log(log_id: str = "log", agents: int = 6, steps: int = 91, seed: int
         ),
         map=road_map(),
         lights=Lights(
-            lane=np.zeros(1, np.int32), x_m=np.array([18.0]), y_m=np.array([-1.75]), state=np.full((1, steps), 3, np.int8)
+            lane=np.zeros(1, np.int32),
+            x_m=np.array([18.0]),
+            y_m=np.array([-1.75]),
+            state=np.full((1, steps), 3, np.int8),
         ),
         recorder=0,
     )
@@ -83,6 +86,6 @@ def moved(log: DrivingLog, x_m: float, y_m: float) -> DrivingLog:
     return replace(
         log,
         tracks=replace(t, x_m=t.x_m + x_m, y_m=t.y_m + y_m),
-        map=replace(log.map, xy_m=log.map.xy_m + (x_m, y_m)),
+        map=replace(log.map, xy_m=log.map.xy_m + np.array([x_m, y_m])),
         lights=replace(log.lights, x_m=log.lights.x_m + x_m, y_m=log.lights.y_m + y_m),
     )
