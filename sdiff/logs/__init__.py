@@ -1,1 +1,103 @@
-"""Driving logs: one file per source format, each with `read(uri) -> Iterator[DrivingLog]`."""
+"""Driving logs: one module per source format, each with `find(uri)` and `read(source)`."""
+
+import gzip
+import json
+import zlib
+from collections.abc import Iterator, Mapping
+from dataclasses import fields, replace
+from importlib import import_module
+from typing import Any, Protocol, cast
+
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+
+from sdiff import storage
+from sdiff.geometry import wrap_angle
+from sdiff.logs.driving_log import BadRecord, DrivingLog, Tracks
+
+FORMATS = {
+    "argoverse2_motion": "sdiff.logs.argoverse2",
+    "gpudrive": "sdiff.logs.gpudrive",
+    "sumo": "sdiff.logs.sumo",
+}
+"""Format name -> the module that reads it."""
+
+POSE_FIELDS = ("x_m", "y_m", "heading_rad", "vx_mps", "vy_mps")
+"""Fields of Tracks that hold a number per step."""
+
+
+class Reader(Protocol):
+    """What the module of a format offers."""
+
+    def find(self, uri: str) -> list[str]:
+        """URIs of the raw units of work under `uri`, sorted. Raises storage.StorageError where there is none."""
+        ...
+
+    def read(self, source: str) -> Iterator[DrivingLog | BadRecord]:
+        """The valid logs of one source, and a BadRecord in place of each log or track that is bad.
+
+        Raises BadRecord where the whole source is bad, storage.StorageError where it cannot be read.
+        """
+        ...
+
+
+def reader(format: str) -> Reader:
+    """The reader of a format. Raises ValueError for a name that is not in FORMATS."""
+    if format not in FORMATS:
+        raise ValueError(f"unknown format {format!r}; the known ones are {', '.join(sorted(FORMATS))}")
+    return cast(Reader, import_module(FORMATS[format]))
+
+
+def read_json(uri: str) -> Any:
+    """The JSON document at `uri`, gzipped or plain; numbers may be NaN, as Python writes them.
+
+    Raises BadRecord where it is not JSON, storage.StorageError where it cannot be read.
+    """
+    data = storage.read_bytes(uri)
+    try:
+        if data[:2] == b"\x1f\x8b":
+            data = gzip.decompress(data)
+        return orjson.loads(data)
+    except (orjson.JSONDecodeError, EOFError, OSError, zlib.error) as error:
+        reason = error
+    try:
+        return json.loads(data)  # slower, but takes NaN: then only the tracks that hold it are lost
+    except ValueError:
+        raise BadRecord(f"{uri} is not a whole JSON document: {reason}") from reason
+
+
+def usable(log: DrivingLog, faults: Mapping[int, str] | None = None) -> Iterator[DrivingLog | BadRecord]:
+    """A BadRecord for each track of `log` that cannot be used, then the valid log without them.
+
+    faults: what the reader found wrong, by index of the track. Headings are wrapped and values at steps that are not
+    valid set to 0 on the way. Raises BadRecord where no track is left, the map has no lane, or a part is not valid.
+    """
+    reasons = {**_track_faults(log.tracks), **(faults or {})}
+    yield from (BadRecord(reasons[i], record=str(log.tracks.agent_id[i])) for i in sorted(reasons))
+    keep = np.setdiff1d(np.arange(len(log.tracks.agent_id)), list(reasons)).astype(np.int64)
+    if not len(keep):
+        raise BadRecord("the log has no usable track, expected at least one", stage="validate", record=log.log_id)
+    if not len(log.map.of_kind("lane_centerline")):
+        raise BadRecord("the map has no lanes, expected at least one", stage="validate", record=log.log_id)
+    recorder = None if log.recorder is None or log.recorder in reasons else int(np.searchsorted(keep, log.recorder))
+    tracks = Tracks(**{f.name: getattr(log.tracks, f.name)[keep] for f in fields(Tracks)})
+    poses = {name: np.where(tracks.valid, getattr(tracks, name), 0.0) for name in POSE_FIELDS}
+    poses["heading_rad"] = wrap_angle(poses["heading_rad"])
+    log = replace(log, tracks=replace(tracks, **poses), recorder=recorder)
+    log.validate()
+    yield log
+
+
+def _track_faults(tracks: Tracks) -> dict[int, str]:
+    """What is wrong with each track that cannot be used, by its index."""
+    _, inverse, count = np.unique(tracks.agent_id, return_inverse=True, return_counts=True)
+    size_ok = (tracks.length_m > 0) & (tracks.length_m < 40) & (tracks.width_m > 0) & (tracks.width_m < 10)
+    not_finite = {name: (tracks.valid & ~np.isfinite(getattr(tracks, name))).any(1) for name in POSE_FIELDS}
+    checks = [
+        (~tracks.valid.any(1), "no valid step, expected at least one"),
+        *((bad, f"{name} is not a finite number at a valid step") for name, bad in not_finite.items()),
+        (~size_ok, "box size is not within 40 x 10 m and above 0"),
+        (count[inverse] > 1, "track id comes more than once, expected once per log"),
+    ]
+    return {int(i): reason for bad, reason in checks for i in np.flatnonzero(bad)}

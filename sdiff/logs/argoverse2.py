@@ -1,0 +1,245 @@
+"""Argoverse 2 motion forecasting: one folder per scenario, with scenario_<id>.parquet and log_map_archive_<id>.json.
+
+Format: https://argoverse.github.io/user-guide/datasets/motion_forecasting.html
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import shapely
+from numpy.typing import NDArray
+
+from sdiff import KINDS, storage
+from sdiff.logs import read_json, usable
+from sdiff.logs.driving_log import BadRecord, DrivingLog, Lights, Tracks, VectorMap
+from sdiff.maps import Features, Lanes, Lines, derive, lane_type_codes, vector_map
+
+DATASET = "argoverse2_motion"
+LICENSE = "CC BY-NC-SA 4.0"
+
+OBJECT_TYPES = {
+    "vehicle": ("vehicle", 4.0, 2.0),
+    "bus": ("bus", 11.0, 2.8),
+    "motorcyclist": ("motorcyclist", 2.0, 0.7),
+    "cyclist": ("cyclist", 2.0, 0.7),
+    "pedestrian": ("pedestrian", 0.7, 0.7),
+    "riderless_bicycle": ("other", 2.0, 0.7),
+    "static": ("other", 1.0, 1.0),
+    "background": ("other", 1.0, 1.0),
+    "construction": ("other", 1.0, 1.0),
+    "unknown": ("other", 1.0, 1.0),
+}
+"""Object type -> kind, length and width [m]. The data has no sizes: these are usual ones for the class."""
+
+COLUMNS = {
+    "track_id": pa.string(),
+    "object_type": pa.string(),
+    "timestep": pa.int64(),
+    "position_x": pa.float64(),
+    "position_y": pa.float64(),
+    "heading": pa.float64(),
+    "velocity_x": pa.float64(),
+    "velocity_y": pa.float64(),
+    "scenario_id": pa.string(),
+    "start_timestamp": pa.float64(),
+    "city": pa.string(),
+}
+MAX_STEPS = 6000
+
+NOT_PAINTED = ("NONE", "UNKNOWN")
+
+
+def find(uri: str) -> list[str]:
+    """URIs of all scenario_*.parquet at or under `uri`, sorted. Raises storage.StorageError where there is none."""
+    found = [u for u in storage.objects(uri) if u == uri or u.rsplit("/", 1)[-1].startswith("scenario_")]
+    if not found:
+        raise storage.StorageError(f"no Argoverse 2 scenario at {uri}; expected scenario_<id>.parquet there or below")
+    return found
+
+
+def read(source: str) -> Iterator[DrivingLog | BadRecord]:
+    """The scenario at `source`, with the map that lies beside it; a BadRecord for each track that cannot be used.
+
+    Velocities are the source's. A scenario of the test split has its 50 observed steps. The recorder is track "AV".
+    Raises BadRecord where the scenario or its map cannot be used, storage.StorageError where one cannot be read.
+    """
+    table = _table(source)
+    scenario_id = str(_only(table, "scenario_id", source))
+    start_ns = float(_only(table, "start_timestamp", source))
+    tracks, faults = _tracks(table)
+    recorder = np.flatnonzero(tracks.agent_id == "AV")
+    log = DrivingLog(
+        log_id=scenario_id,
+        dataset=DATASET,
+        region=str(_only(table, "city", source)),
+        license=LICENSE,
+        tracks=tracks,
+        map=_map(source, scenario_id),
+        lights=Lights.none(tracks.valid.shape[1]),
+        recorder=int(recorder[0]) if len(recorder) else None,
+        start_us=int(start_ns // 1000),
+    )
+    yield from usable(log, faults)
+
+
+def _table(source: str) -> pa.Table:
+    try:
+        file = pq.ParquetFile(pa.BufferReader(storage.read_bytes(source)))
+        missing = sorted(set(COLUMNS) - set(file.schema_arrow.names))
+        if missing:
+            raise BadRecord(f"{source} lacks the columns {missing}; expected an Argoverse 2 motion scenario")
+        table = file.read(columns=list(COLUMNS)).select(list(COLUMNS)).cast(pa.schema(list(COLUMNS.items())))
+    except (pa.ArrowException, OSError) as error:
+        if isinstance(error, storage.StorageError):
+            raise
+        raise BadRecord(f"{source} is not a whole Parquet file of a scenario: {error}") from error
+    if not table.num_rows:
+        raise BadRecord(f"{source} has no rows, expected one per track and step")
+    for name in ("track_id", "object_type", "timestep"):
+        if table[name].null_count:
+            raise BadRecord(f"{source}: {table[name].null_count} nulls in {name}, expected none")
+    return table.combine_chunks()
+
+
+def _only(table: pa.Table, column: str, source: str) -> Any:
+    """The one value of a column that is the same in every row."""
+    values = table[column].unique().to_pylist()
+    if len(values) != 1 or values[0] is None or values[0] != values[0]:
+        raise BadRecord(f"{source}: {column} is {values[:3]}, expected one value for the whole scenario")
+    return values[0]
+
+
+def _tracks(table: pa.Table) -> tuple[Tracks, dict[int, str]]:
+    """All tracks, and what is wrong with those whose rows contradict each other."""
+    ids, agent = np.unique(table["track_id"].to_numpy().astype(np.str_), return_inverse=True)
+    step = table["timestep"].to_numpy()
+    if step.min() < 0 or step.max() >= MAX_STEPS:
+        raise BadRecord(f"timestep runs from {step.min()} to {step.max()}, expected 0 to less than {MAX_STEPS}")
+    n, steps = len(ids), int(step.max()) + 1
+    rows = np.zeros((n, steps), np.int64)
+    np.add.at(rows, (agent, step), 1)
+
+    types = table["object_type"].combine_chunks().dictionary_encode()
+    names, code = types.dictionary.to_pylist(), types.indices.to_numpy().astype(np.int64)
+    track_type = np.zeros(n, np.int64)
+    track_type[agent] = code
+    changes = np.zeros(n, bool)
+    changes[agent[code != track_type[agent]]] = True
+    unknown = ~np.isin(track_type, [i for i, name in enumerate(names) if name in OBJECT_TYPES])
+    checks = (
+        (changes, "object_type changes along the track, expected one for all its rows"),
+        (unknown, f"object_type is none of {', '.join(OBJECT_TYPES)}"),
+        ((rows > 1).any(1), "track has two rows for one timestep, expected one"),
+    )
+    faults = {int(i): reason for bad, reason in checks for i in np.flatnonzero(bad)}
+
+    def dense(column: str) -> NDArray[np.float64]:
+        values = np.zeros((n, steps))
+        values[agent, step] = table[column].to_numpy()
+        return values
+
+    kind, length_m, width_m = zip(*(OBJECT_TYPES.get(name, OBJECT_TYPES["unknown"]) for name in names), strict=True)
+    tracks = Tracks(
+        agent_id=ids,
+        kind=np.array([KINDS.index(k) for k in kind], np.int8)[track_type],
+        length_m=np.array(length_m, np.float32)[track_type],
+        width_m=np.array(width_m, np.float32)[track_type],
+        x_m=dense("position_x"),
+        y_m=dense("position_y"),
+        heading_rad=dense("heading"),
+        vx_mps=dense("velocity_x"),
+        vy_mps=dense("velocity_y"),
+        valid=rows > 0,
+    )
+    return tracks, faults
+
+
+def _map(source: str, scenario_id: str) -> VectorMap:
+    folder = source.rsplit("/", 1)[0] if "/" in source else "."
+    uri = storage.join(folder, f"log_map_archive_{scenario_id}.json")
+    uri = uri if storage.exists(uri) else f"{uri}.gz"
+    if not storage.exists(uri):
+        raise BadRecord(f"no map beside {source}; expected log_map_archive_{scenario_id}.json in its folder")
+    raw = read_json(uri)
+    try:
+        segments = list(raw["lane_segments"].values())
+        lanes = _lanes(segments)
+        return vector_map(
+            scenario_id,
+            lanes,
+            [
+                Features("lane_boundary", _painted_lines(segments)),
+                Features("drivable_area", _lines([a["area_boundary"] for a in raw["drivable_areas"].values()])),
+                Features("crosswalk", _crossings(list(raw["pedestrian_crossings"].values()))),
+            ],
+        )
+    except (KeyError, TypeError, AttributeError, ValueError, shapely.ShapelyError) as error:
+        if isinstance(error, BadRecord):
+            raise
+        raise BadRecord(
+            f"{uri} is not an Argoverse 2 map: {type(error).__name__} {error}; expected lane_segments, drivable_areas "
+            "and pedestrian_crossings with points of x and y"
+        ) from error
+
+
+def _lines(polylines: list[list[dict[str, float]]]) -> Lines:
+    """Lines from the source's lists of points."""
+    x = np.array([p["x"] for line in polylines for p in line], np.float64)
+    y = np.array([p["y"] for line in polylines for p in line], np.float64)
+    return Lines.of_lengths([len(line) for line in polylines], np.stack([x, y], -1))
+
+
+def _lanes(segments: list[dict[str, Any]]) -> Lanes:
+    segments = [s for s in segments if len(s["centerline"]) > 1]
+    ids = [str(s["id"]) for s in segments]
+    index = {lane_id: i for i, lane_id in enumerate(ids)}
+    lines = _lines([s["centerline"] for s in segments])
+    pairs = [(i, index.get(str(to), -1)) for i, s in enumerate(segments) for to in s["successors"]]
+    successors = np.array(pairs, np.int32).reshape(-1, 2)
+
+    def neighbours(side: str) -> NDArray[np.int32]:
+        return np.array([index.get(str(s[f"{side}_neighbor_id"]), -1) for s in segments], np.int32)
+
+    outlines = _lines([s["left_lane_boundary"] + s["right_lane_boundary"][::-1] for s in segments])
+    area_m2 = shapely.area(shapely.polygons(shapely.linearrings(outlines.xy_m, indices=outlines.owner)))
+    along = lines.xy_m[lines.start[1:] - 1] - lines.xy_m[lines.start[:-1]]
+    return Lanes(
+        ids=ids,
+        lines=lines,
+        successors=successors[successors[:, 1] >= 0],  # the archive is cut out of the city's map: some lead out of it
+        left=_same_direction(neighbours("left"), along),
+        right=_same_direction(neighbours("right"), along),
+        in_junction=np.array([s["is_intersection"] for s in segments], bool),
+        lane_type=lane_type_codes([s["lane_type"].lower() for s in segments]),
+        width_m=(area_m2 / derive.lengths(lines)).astype(np.float32),
+        speed_limit_mps=np.full(len(ids), np.nan, np.float32),
+        links_derived=False,
+    )
+
+
+def _same_direction(neighbour: NDArray[np.int32], along: NDArray[np.float64]) -> NDArray[np.int32]:
+    """Neighbours without those of the oncoming traffic, which the source names too."""
+    return np.where((neighbour >= 0) & ((along * along[neighbour]).sum(-1) > 0), neighbour, -1).astype(np.int32)
+
+
+def _painted_lines(segments: list[dict[str, Any]]) -> Lines:
+    """Painted boundaries, each once: two neighbours hold the line between them, often in opposite directions."""
+    sides = [(s[f"{side}_lane_boundary"], s[f"{side}_lane_mark_type"]) for s in segments for side in ("left", "right")]
+    painted = [line for line, mark in sides if mark not in NOT_PAINTED and len(line) > 1]
+    ends = [sorted([(line[0]["x"], line[0]["y"]), (line[-1]["x"], line[-1]["y"])]) for line in painted]
+    once = {(*a, *b, len(line)): line for line, (a, b) in zip(painted, ends, strict=True)}
+    return _lines(list(once.values()))
+
+
+def _crossings(crossings: list[dict[str, Any]]) -> Lines:
+    """Crosswalks as rings: one edge there, the other back."""
+    there, back = _lines([c["edge1"] for c in crossings]), _lines([c["edge2"] for c in crossings])
+    rings = []
+    for i in range(len(crossings)):
+        a, b = there.line(i), back.line(i)
+        opposed = (a[-1] - a[0]) @ (b[-1] - b[0]) < 0
+        rings.append(np.concatenate([a, b if opposed else b[::-1]]))
+    return Lines.of(rings)
