@@ -1,0 +1,36 @@
+"""Whether agents move as vehicles can."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sdiff import KINDS, STEP_S
+from sdiff.scene import Agents
+
+Array = NDArray[np.float64]
+
+MOVING_MPS = 2.0
+ACCELERATION_STEPS = 10
+"""Accelerations are means over 1 s: at 0.1 s the tracking noise of recorded logs drowns them."""
+
+_WHEELED = np.array([kind not in ("pedestrian", "other") for kind in KINDS])
+
+
+def slip_rad(agents: Agents) -> tuple[Array, NDArray[np.bool_]]:
+    """Lateral slip, and whether the agent drives backwards, per pose of a wheeled agent faster than 2 m/s.
+
+    Lateral slip: the angle between the velocity and the line of the heading, in [0, pi/2] [rad]. Returns two (M,).
+    """
+    speed = np.hypot(agents.vx_mps, agents.vy_mps)
+    poses = agents.valid & (speed > MOVING_MPS) & _WHEELED[agents.kind][:, None]
+    vx, vy, heading = (v[poses].astype(np.float64) for v in (agents.vx_mps, agents.vy_mps, agents.heading_rad))
+    along = vx * np.cos(heading) + vy * np.sin(heading)
+    across = vy * np.cos(heading) - vx * np.sin(heading)
+    return np.arctan2(np.abs(across), np.abs(along)), along < 0
+
+
+def acceleration_mps2(agents: Agents) -> Array:
+    """Size of the mean acceleration over each second of a wheeled agent that is seen at both ends, (M,) [m/s2]."""
+    wheeled = agents.take(_WHEELED[agents.kind])
+    both = wheeled.valid[:, ACCELERATION_STEPS:] & wheeled.valid[:, :-ACCELERATION_STEPS]
+    change = [v[:, ACCELERATION_STEPS:] - v[:, :-ACCELERATION_STEPS] for v in (wheeled.vx_mps, wheeled.vy_mps)]
+    return np.hypot(*change)[both].astype(np.float64) / (ACCELERATION_STEPS * STEP_S)

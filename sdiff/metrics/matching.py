@@ -1,0 +1,90 @@
+"""Which agent fulfils which token, one to one, and how well."""
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import linear_sum_assignment
+
+from sdiff import STEP_S
+from sdiff.geometry import Array, wrap_angle
+from sdiff.metrics import at_t0
+from sdiff.scene import STEPS_PAST, Agents, AgentTokens
+
+LOOSE = (2.2, 0.2)
+"""Largest distance [m] and angle [rad] of a match in the Scenario Diffusion paper."""
+TIGHT = (1.0, 0.1)
+"""A stricter match: the box stands where it was asked for."""
+
+END_STEP = STEPS_PAST + round(2.0 / STEP_S)
+_NO_MATCH = 1e6
+
+
+def assign(distance: Array, allowed: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """One-to-one assignment of rows to columns: as many allowed pairs as can be, then the least total distance.
+
+    distance, allowed: (K, N). Returns (K,), the column of each row, -1 for none.
+    """
+    column = np.full(len(distance), -1, np.int64)
+    rows, columns = linear_sum_assignment(np.where(allowed, distance, _NO_MATCH))
+    kept = allowed[rows, columns]
+    column[rows[kept]] = columns[kept]
+    return column
+
+
+def match_tokens(
+    tokens: AgentTokens, agents: Agents, max_distance_m: float = LOOSE[0], max_angle_rad: float = LOOSE[1]
+) -> NDArray[np.int64]:
+    """The agent that fulfils each token at t0, by the Hungarian method.
+
+    A token without a heading is matched by position alone; one without a position by nothing.
+    Returns (K,), index of the agent, -1 for none.
+    """
+    seen = np.flatnonzero(at_t0(agents.valid))
+    x, y, heading = (at_t0(v)[seen].astype(np.float64) for v in (agents.x_m, agents.y_m, agents.heading_rad))
+    distance = np.hypot(tokens.x_m[:, None] - x, tokens.y_m[:, None] - y)
+    angle = np.abs(wrap_angle(tokens.heading_rad[:, None] - heading))
+    allowed = (distance <= max_distance_m) & ~(angle > max_angle_rad)  # NaN: a heading that was not asked for
+    found = assign(distance, allowed)
+    found[found >= 0] = seen[found[found >= 0]]
+    return found
+
+
+def token_index(tokens: AgentTokens, agents: Agents) -> NDArray[np.int32]:
+    """Which token asked for each agent, (N,) int32; -1: none. Matches as in the paper, 2.2 m and 0.2 rad."""
+    agent = match_tokens(tokens, agents)
+    index = np.full(len(agents), -1, np.int32)
+    index[agent[agent >= 0]] = np.flatnonzero(agent >= 0)
+    return index
+
+
+def match_rate(tokens: AgentTokens, matched: NDArray[np.int64]) -> float:
+    """Share of the tokens with a position that an agent fulfils; NaN without such tokens.
+
+    matched: (K,) as from `match_tokens`.
+    """
+    placed = has_position(tokens)
+    return float((matched[placed] >= 0).mean()) if placed.any() else float("nan")
+
+
+def has_position(tokens: AgentTokens) -> NDArray[np.bool_]:
+    """Whether each token asks for a position, (K,)."""
+    return np.isfinite(tokens.x_m) & np.isfinite(tokens.y_m)
+
+
+def speed_errors(
+    tokens: AgentTokens, agents: Agents, matched: NDArray[np.int64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Absolute errors of the speed at t0 and at +2 s, over matched tokens that ask for one and agents seen then [m/s].
+
+    matched: (K,) as from `match_tokens`. Returns two arrays of any length.
+    """
+    asked = np.flatnonzero(matched >= 0)
+    errors = []
+    for wanted, step in ((tokens.speed_mps, STEPS_PAST), (tokens.end_speed_mps, END_STEP)):
+        if not len(asked):
+            errors.append(np.zeros(0))
+            continue
+        agent = matched[asked]
+        speed = np.hypot(agents.vx_mps[agent, step], agents.vy_mps[agent, step])
+        error = np.abs(wanted[asked] - speed).astype(np.float64)
+        errors.append(error[np.isfinite(error) & agents.valid[agent, step]])
+    return errors[0], errors[1]
