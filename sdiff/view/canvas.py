@@ -41,7 +41,7 @@ class Canvas:
 
     def __init__(self, size_px: int, ground: Image.Image | Colour = GROUND) -> None:
         self.size_px = size_px
-        self.scale = max(2, round(1800 / size_px))
+        self.scale = min(max(2, round(1800 / size_px)), 4)
         side = size_px * self.scale
         if isinstance(ground, Image.Image):
             self.image = (
@@ -76,6 +76,26 @@ class Canvas:
         if len(xy_m) >= 2:
             width = self.width(metres, least_px)
             self.pen.line(self.points(xy_m[:, 0], xy_m[:, 1]), fill=fill, width=width, joint="curve")
+
+    def ribbon(self, xy_m: NDArray[np.floating], half_width_m: float, fills: Sequence[Colour]) -> None:
+        """A band with round ends along a polyline, (n + 1, 2) [m], each of its n pieces in its own colour."""
+        far = np.concatenate([[True], np.hypot(*np.diff(xy_m, axis=0).T) > 0.02])
+        spots, fills = xy_m[far], [f for f, kept in zip(fills, far[1:], strict=True) if kept]
+        if len(spots) < 2:
+            return
+        along = np.diff(spots, axis=0)
+        along = along / np.hypot(along[:, 0], along[:, 1])[:, None]
+        bisector = np.concatenate([along[:1], along[:-1] + along[1:], along[-1:]])
+        length = np.hypot(bisector[:, 0], bisector[:, 1])[:, None]
+        # Where the agent turns back the bisector vanishes: keep the direction it came with.
+        ahead = np.where(length > 0.5, bisector / np.maximum(length, 0.5), np.concatenate([along, along[-1:]]))
+        across = np.stack([-ahead[:, 1], ahead[:, 0]], -1) * half_width_m
+        left, right = spots + across, spots - across
+        pieces = np.stack([left[:-1], left[1:], right[1:], right[:-1]], 1)
+        for end, fill in ((spots[0], fills[0]), (spots[-1], fills[-1])):
+            self.disc(float(end[0]), float(end[1]), half_width_m, fill)
+        for piece, fill in zip(pieces, fills, strict=True):
+            self.area(piece, fill)
 
     def disc(self, x_m: float, y_m: float, radius_m: float, fill: Colour, rim: Colour | None = None) -> None:
         """Fill a disc; `rim`: colour of a line around it."""

@@ -99,7 +99,7 @@ def encode_webp(frames: list[Image.Image]) -> bytes:
 def encode_png(image: Image.Image) -> bytes:
     """The picture as PNG."""
     out = io.BytesIO()
-    image.save(out, "PNG", optimize=True)
+    image.save(out, "PNG")
     return out.getvalue()
 
 
@@ -169,15 +169,13 @@ def _paint_trajectory(agents: Agents, i: int, to: Canvas) -> None:
     if not len(pairs) or np.ptp(xy[agents.valid[i]], axis=0).max() < MOVED_M:
         return
     walker = KINDS[agents.kind[i]] == "pedestrian"
-    metres, least_px = (0.3, 1.5) if walker else (0.55, 2.0)
+    half_m = max(0.15, to.metres(0.8)) if walker else max(0.28, to.metres(1.0))
     colours = canvas.ramp((canvas.PAST, canvas.FUTURE), len(xy) - 1)
-    run = np.flatnonzero(agents.valid[i])
-    to.line(xy[run[0] : run[-1] + 1], canvas.PAINT, metres + to.metres(1.4), least_px + 1.4)
-    radius = to.width(metres, least_px) / 2 * WINDOW_M / to.image.width
-    for k in pairs:
-        to.line(xy[k : k + 2], colours[k], metres, least_px)
-        to.disc(float(xy[k + 1, 0]), float(xy[k + 1, 1]), radius, colours[k])
-    to.disc(float(xy[pairs[0], 0]), float(xy[pairs[0], 1]), radius, colours[pairs[0]])
+    runs = np.split(pairs, np.flatnonzero(np.diff(pairs) > 1) + 1)
+    for run in runs:
+        to.ribbon(xy[run[0] : run[-1] + 2], half_m + to.metres(0.8), [canvas.PAINT] * len(run))
+    for run in runs:
+        to.ribbon(xy[run[0] : run[-1] + 2], half_m, colours[run[0] : run[-1] + 1])
 
 
 def _colour(agents: Agents, i: int, directed: bool) -> Colour:

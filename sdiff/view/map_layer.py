@@ -81,6 +81,10 @@ def paint(layer: MapLayer, map_SE2_window: SE2, to: Canvas) -> None:
     _paint_lane_surfaces(layer, lanes, to, ("pedestrian",), canvas.SIDEWALK)
     for _, ring in near.get("driveway", []):
         to.area(ring, canvas.DRIVEWAY)
+    if "road_edge" not in near:
+        # Areas that touch cover each other's rims, so that a rim remains only around all of them.
+        for _, ring in near.get("drivable_area", []):
+            to.line(np.concatenate([ring, ring[:1]]), canvas.CURB, 0.4, 2.0)
     for _, ring in near.get("drivable_area", []):
         to.area(ring, canvas.ROAD)
     if "drivable_area" not in near:
@@ -114,7 +118,8 @@ def _paint_lane_surfaces(
 ) -> None:
     for i, line in lanes:
         width = layer.width_m[i]
-        if layer.lane_type[i] in lane_types and width > 0:
+        # Inside a junction many lanes cross: their surfaces would hide that it is one.
+        if layer.lane_type[i] in lane_types and width > 0 and not (lane_types == ("bike",) and layer.in_junction[i]):
             to.line(line, fill, float(width))
 
 

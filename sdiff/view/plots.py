@@ -40,8 +40,10 @@ def line_chart(
     xs = np.concatenate([x for x, _ in lines.values()] or [np.zeros(0)])
     ys = np.concatenate([y for _, y in lines.values()] or [np.zeros(0)])
     x_ticks = _linear_ticks(float(xs.min()), float(xs.max())) if len(xs) else _linear_ticks(0, 1)
-    y_ticks = _ticks(ys, log_y)
-    chart = _Chart(size_px, (x_ticks[0], x_ticks[-1]), (y_ticks[0], y_ticks[-1]), log_y, bool(title))
+    y_span, y_ticks = _y_axis(ys, log_y)
+    x_span = (float(xs.min()), float(xs.max())) if len(xs) and np.ptp(xs) else (x_ticks[0], x_ticks[-1])
+    x_ticks = [t for t in x_ticks if x_span[0] <= t <= x_span[1]]
+    chart = _Chart(size_px, x_span, y_span, log_y, bool(title))
     chart.grid(x_ticks, y_ticks)
     for i, (x, y) in enumerate(lines.values()):
         chart.line(x, y, SERIES[i % len(SERIES)])
@@ -86,9 +88,9 @@ class _Chart:
 
     def grid(self, x_ticks: Sequence[float], y_ticks: Sequence[float]) -> None:
         left, top, right, bottom = (v * SUPERSAMPLING for v in self.box)
-        for column, _ in self.at(x_ticks, [y_ticks[0]] * len(x_ticks)) * SUPERSAMPLING:
+        for column, _ in self.at(x_ticks, [self.y_span[1]] * len(x_ticks)) * SUPERSAMPLING:
             self.pen.line([(column, top), (column, bottom)], fill=GRID, width=SUPERSAMPLING)
-        for _, row in self.at([x_ticks[0]] * len(y_ticks), y_ticks) * SUPERSAMPLING:
+        for _, row in self.at([self.x_span[0]] * len(y_ticks), y_ticks) * SUPERSAMPLING:
             self.pen.line([(left, row), (right, row)], fill=GRID, width=SUPERSAMPLING)
         self.pen.line(
             [(left, top), (left, bottom), (right, bottom)], fill=canvas.CURB, width=SUPERSAMPLING, joint="curve"
@@ -106,9 +108,9 @@ class _Chart:
         picture = self.image.reduce(SUPERSAMPLING)
         pen, t, face = ImageDraw.Draw(picture), self.text_px, canvas.font(self.text_px)
         left, top, right, bottom = self.box
-        for value, (column, _) in zip(x_ticks, self.at(x_ticks, [y_ticks[0]] * len(x_ticks)), strict=True):
+        for value, (column, _) in zip(x_ticks, self.at(x_ticks, [self.y_span[1]] * len(x_ticks)), strict=True):
             pen.text((column, bottom + t * 0.6), _number(value), font=face, fill=canvas.FADED_INK, anchor="mt")
-        for value, (_, row) in zip(y_ticks, self.at([x_ticks[0]] * len(y_ticks), y_ticks), strict=True):
+        for value, (_, row) in zip(y_ticks, self.at([self.x_span[0]] * len(y_ticks), y_ticks), strict=True):
             pen.text((left - t * 0.6, row), _number(value), font=face, fill=canvas.FADED_INK, anchor="rm")
         pen.text(((left + right) / 2, bottom + t * 2.2), x_label, font=face, fill=canvas.INK, anchor="mt")
         pen.text((t, t), title, font=canvas.font(t * 1.35), fill=canvas.INK)
@@ -128,18 +130,22 @@ def _clean(x: ArrayLike, y: ArrayLike, log_y: bool) -> tuple[NDArray[np.float64]
     return x[good], y[good]
 
 
-def _ticks(values: NDArray[np.float64], log: bool) -> list[float]:
+def _y_axis(values: NDArray[np.float64], log: bool) -> tuple[tuple[float, float], list[float]]:
+    """Span of the axis, the values with a little air, and the round numbers within it."""
     if not len(values):
-        return [1.0, 10.0] if log else _linear_ticks(0, 1)
+        values = np.array([1.0, 10.0]) if log else np.array([0.0, 1.0])
     low, high = float(values.min()), float(values.max())
     if not log:
-        return _linear_ticks(low, high)
-    decades = np.arange(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    marks = (1, 2, 5) if len(decades) <= 3 else (1,)
-    ticks = [m * 10.0**d for d in decades for m in marks]
-    below = [t for t in ticks if t <= low][-1:] or [10.0 ** decades[0]]
-    above = [t for t in ticks if t >= high][:1] or [10.0 ** (decades[-1] + 1)]
-    return sorted({*below, *[t for t in ticks if low < t < high], *above, *([below[0] * 10] if below == above else [])})
+        ticks = _linear_ticks(low, high)
+        air = 0.05 * (high - low) or (abs(high) or 1.0) * 0.5
+        span = (low - air, high + air)
+    else:
+        air = max((high / low) ** 0.05, 1.1)
+        span = (low / air, high * air)
+        decades = range(math.floor(math.log10(span[0])), math.ceil(math.log10(span[1])) + 1)
+        marks = (1, 2, 5) if len(decades) <= 4 else (1,)
+        ticks = [m * 10.0**d for d in decades for m in marks]
+    return span, [t for t in ticks if span[0] <= t <= span[1]]
 
 
 def _linear_ticks(low: float, high: float) -> list[float]:

@@ -126,8 +126,10 @@ def _paint_legend(pen: ImageDraw.ImageDraw, y: int, text_px: int, width: int) ->
         if text == "pedestrian":
             pen.ellipse(box, fill=colour)
         elif text == "cyclist":
-            middle = x + text_px / 2
-            pen.polygon([(middle, box[1]), (box[2], box[3] - 3), (middle, box[3]), (x, box[3] - 3)], fill=colour)
+            middle, low = x + text_px / 2, box[1] + text_px * 0.6
+            near = text_px * 0.18
+            kite = [(box[2] - near, low), (middle + near, box[3]), (middle - near, box[3]), (x + near, low)]
+            pen.polygon([(middle, box[1]), *kite], fill=colour)
         else:
             pen.rectangle(box, fill=colour)
         pen.text((x + text_px * 1.5, y), text, font=face, fill=canvas.FADED_INK)
