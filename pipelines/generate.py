@@ -1,0 +1,262 @@
+"""Directed bulk generation on Ray Data: a job file to the table scenarios, one object per unit.
+
+The plan is written first, as an object of the table jobs. A unit whose object exists is not done again, so a job that
+was killed goes on where it stopped, and comes out as if it never had been.
+"""
+
+import json
+import logging
+import os
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+import sdiff
+from sdiff import columns, storage, tables
+from sdiff.directives import job as job_files
+from sdiff.directives.job import Job
+from sdiff.directives.search import Maps, Spot, find, place_of, spots_of, window_rows
+from sdiff.directives.units import (
+    PROVENANCE,
+    Request,
+    Sampler,
+    Unit,
+    counts,
+    job_id,
+    make,
+    map_image,
+    plan,
+    plan_table,
+    scenario_table,
+)
+from sdiff.scene import Agents
+
+NO_PROGRESS_TIMEOUT_S = 3600
+"""Ray gives up when no unit ends for this long [s]."""
+REPORT_EVERY_S = 2.0
+
+LoadModel = Callable[[str | None, str], Sampler]
+
+
+def load_checkpoint(uri: str | None, device: str) -> Sampler:
+    """The model at `uri`; None is the shipped one."""
+    from sdiff.model import checkpoint
+
+    return checkpoint.load(uri, device)
+
+
+def run(
+    job_file: str,
+    *,
+    windows: str | None = None,
+    count: int | None = None,
+    seed: int | None = None,
+    model: str | None = None,
+    output: str | None = None,
+    actors: int | None = None,
+    device: str | None = None,
+    report: Callable[[str], None] = lambda line: None,
+    load_model: LoadModel = load_checkpoint,
+) -> dict[str, Any]:
+    """Make the scenarios of a job, those that its output lacks; the options override the job file.
+
+    actors: processes with the model, default one per GPU or core. device: cuda or cpu, default what is there.
+    report: takes a line of progress. Returns counts. Raises JobFileError, NoPlace, TableError, StorageError.
+    """
+    job = job_files.read(job_file).with_options(windows=windows, count=count, seed=seed, model=model, output=output)
+    if job.windows is None or job.output is None:
+        missing = "places.windows (option --windows)" if job.windows is None else "output (option --output)"
+        raise job_files.JobFileError(f"{job_file}: {missing} is missing, expected a URI")
+    started = time.monotonic()
+    device = device or default_device()
+    model_id = load_model(job.model, "cpu").model_id
+    this = job_id(job, _fingerprints(job.windows), model_id)
+    found = find(job, job.windows, counts(job))
+    report(found.summary())
+    units = plan(job, this, found)
+    _write_plan(job, this, model_id, units)
+    folder = storage.table_uri(job.output, "scenarios")
+    done = {uri.rsplit("/", 1)[-1].removesuffix(".parquet") for uri in storage.objects(folder)}
+    todo = [u for u in units if u.unit_id not in done]
+    named = spots_of(job.windows, sorted({w for d in job.directives for w in d.windows_needed()}))
+    work = Work(job, this, device, named, load_model)
+    tally = _run_units(work, todo, actors, report) if todo else Counter()
+    return {
+        "job_id": this,
+        "model_id": model_id,
+        "output": job.output,
+        "units": len(units),
+        "units_done_before": len(units) - len(todo),
+        "places": {name: len(spots) for name, spots in found.spots.items()},
+        "seconds": round(time.monotonic() - started, 2),
+        **dict(sorted(tally.items())),
+    }
+
+
+@dataclass(frozen=True)
+class Work:
+    """What every actor of a job knows. named: windows that directives take agents from."""
+
+    job: Job
+    job_id: str
+    device: str
+    named: dict[str, Spot]
+    load_model: LoadModel
+
+
+class MakeUnits:
+    """An actor: loads the model once, then makes unit after unit, each into one object."""
+
+    def __init__(self, work: Work) -> None:
+        if work.device == "cpu":
+            _one_thread()
+        self.work, self.maps = work, Maps()
+        self.model = work.load_model(work.job.model, work.device)
+        self.named = {w: _agents(row) for w, row in zip(work.named, _rows(list(work.named.values()), ()), strict=True)}
+        self.directives = {d.name: d for d in work.job.directives}
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        tallies = [self.make(Unit.from_json(str(text))) for text in batch["unit"]]
+        return {"tally": np.array([json.dumps(t) for t in tallies], object)}
+
+    def make(self, unit: Unit) -> Counter[str]:
+        """Make one unit and write its object; returns what was counted."""
+        started = time.monotonic()
+        job = self.work.job
+        rows = _rows(list(unit.spots), (*PROVENANCE, "map_bev"))
+        requests = [self._request(unit, i, row) for i, row in enumerate(rows)]
+        scenarios, tally = make(self.model, job, self.directives[unit.directive], requests)
+        lent = [rows[s.request.number - unit.first] for s in scenarios]
+        table = scenario_table(job, self.work.job_id, self.model.model_id, unit, scenarios, lent)
+        metadata = {"sdiff.unit": json.dumps(tally, sort_keys=True), "sdiff.made_with": _made_with(self.work.device)}
+        tables.write(table, "scenarios", job.output or "", unit.unit_id, metadata)
+        tally.update(scenarios=len(scenarios), units_made=1, ms_working=round(1000 * (time.monotonic() - started)))
+        return tally
+
+    def _request(self, unit: Unit, i: int, row: dict[str, Any]) -> Request:
+        number, spot = unit.first + i, unit.spots[i]
+        place = place_of(row, self.maps.graph(spot.map_id, spot.map_object))
+
+        def logs(window_id: str | None) -> Agents:
+            return _agents(row) if window_id is None else self.named[window_id]
+
+        name = f"{self.work.job_id}-{unit.directive}-{number:07d}"
+        return Request(name, number, place, map_image(row["map_bev"]), logs)
+
+
+def default_device() -> str:
+    """cuda where there is a GPU, else cpu."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _run_units(work: Work, todo: list[Unit], actors: int | None, report: Callable[[str], None]) -> Counter[str]:
+    import ray
+
+    on_gpu = work.device == "cuda"
+    actors = min(actors or (_gpus() if on_gpu else os.cpu_count() or 1), len(todo))
+    _start_ray(actors)
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.execution_no_progress_timeout_s = NO_PROGRESS_TIMEOUT_S
+    made = (
+        ray.data.from_items([{"unit": u.to_json()} for u in todo])
+        .repartition(target_num_rows_per_block=1)
+        .map_batches(
+            MakeUnits,
+            fn_constructor_args=(work,),
+            batch_size=1,
+            num_cpus=1,
+            num_gpus=1 if on_gpu else 0,
+            compute=ray.data.ActorPoolStrategy(size=actors),
+        )
+    )
+    tally: Counter[str] = Counter()
+    started = said = time.monotonic()
+    for row in made.iter_rows():
+        tally.update(json.loads(row["tally"]))
+        now = time.monotonic()
+        if now - said >= REPORT_EVERY_S or tally["units_made"] == len(todo):
+            report(_progress(tally, len(todo), now - started))
+            said = now
+    return tally
+
+
+def _progress(tally: Counter[str], n_units: int, seconds: float) -> str:
+    left = seconds / tally["units_made"] * (n_units - tally["units_made"])
+    rate = tally["scenarios"] / max(seconds, 1e-9)
+    return (
+        f"{tally['units_made']} of {n_units} units, {tally['scenarios']} scenarios, {rate:.1f}/s, "
+        f"{left // 60:.0f}:{left % 60:02.0f} left"
+    )
+
+
+def _start_ray(actors: int) -> None:
+    import ray
+
+    if not ray.is_initialized():
+        logging.getLogger("ray").setLevel(logging.WARNING)
+        own_cluster = "RAY_ADDRESS" not in os.environ
+        ray.init(
+            num_cpus=actors + 1 if own_cluster else None,
+            include_dashboard=False if own_cluster else None,
+            logging_level=logging.WARNING,
+            log_to_driver=False,
+        )
+
+
+def _gpus() -> int:
+    import torch
+
+    return max(1, torch.cuda.device_count())
+
+
+def _one_thread() -> None:
+    """Sums in another order give other bits: the result must not depend on how many cores there are."""
+    import torch
+
+    torch.set_num_threads(1)
+
+
+def _fingerprints(windows: str) -> list[tuple[str, int]]:
+    """Name and size of a table's objects: names come from the work that made them."""
+    found = []
+    for uri in storage.objects(storage.table_uri(windows, "windows")):
+        fs, path = storage.filesystem(uri)
+        found.append((path.rsplit("/", 1)[-1], int(fs.size(path))))
+    if not found:
+        raise tables.TableError(f"no table windows at {windows}; run sdiff ingest first, or give --windows")
+    return found
+
+
+def _write_plan(job: Job, job_id: str, model_id: str, units: list[Unit]) -> None:
+    data = tables.encode(plan_table(job, job_id, model_id, units), "jobs")
+    uri = storage.join(storage.table_uri(job.output or "", "jobs"), f"{job_id}.parquet")
+    if not storage.exists(uri):
+        storage.write_bytes(uri, data)
+    elif storage.read_bytes(uri) != data:
+        raise tables.TableError(f"{uri} holds another job of the same id; give another --output")
+
+
+def _rows(spots: list[Spot], wanted: tuple[str, ...]) -> list[dict[str, Any]]:
+    """The wanted columns of windows and their agents, the latter still in Arrow."""
+    plain, rows = list(wanted), window_rows(spots, [*wanted, "agents"])
+    return [{**{c: t[c][0].as_py() for c in plain}, "agents": t["agents"]} for t in rows]
+
+
+def _agents(row: dict[str, Any]) -> Agents:
+    return columns.agents_from_arrow(row["agents"])[0]
+
+
+def _made_with(device: str) -> str:
+    import platform
+
+    import torch
+
+    kind = torch.cuda.get_device_name() if device == "cuda" else platform.machine()
+    return json.dumps({"sdiff": sdiff.__version__, "torch": torch.__version__, "device": kind}, sort_keys=True)

@@ -1,0 +1,364 @@
+"""What a person asks of a scene: its AV, agents, how busy it is; and the tokens that say so to the model."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from typing import Literal
+
+import numpy as np
+
+from sdiff import KINDS, WINDOW_M
+from sdiff.geometry import SE2, box_corners, boxes_overlap, wrap_angle
+from sdiff.maps.lanes import Path
+from sdiff.maps.places import REACH_M, Place
+from sdiff.scene import Agents, AgentTokens, SceneToken
+from sdiff.span import Span
+from sdiff.tokens import END_S, agent_tokens
+
+Draw = Callable[[Span], float]
+
+ZERO, ALL = Span(0.0, 0.0), Span(1.0, 1.0)
+
+FROM_AV = ("ego", "left", "right", "straight", "left_turn", "right_turn", "oncoming")
+FROM_CROSSING = ("crossing_from_left", "crossing_from_right", "crosswalk_from_left", "crosswalk_from_right")
+LANES = FROM_AV + FROM_CROSSING
+"""Lines that an agent can be placed on; docs/directives.md draws them."""
+
+REFERENCES = {
+    "ahead_m": FROM_AV,
+    "junction_m": ("ego", "left", "right", "straight", "left_turn", "right_turn"),
+    "crossing_m": FROM_CROSSING,
+}
+"""What a distance along a line counts from, and the lines that have it: the AV; where the line enters the junction
+ahead; where it crosses the AV's way."""
+
+FACING = {"along": 0.0, "left": np.pi / 2, "right": -np.pi / 2, "against": np.pi}
+
+TYPICAL_SIZE_M = {
+    "car": (4.6, 1.9),
+    "truck": (9.0, 2.5),
+    "bus": (12.0, 2.6),
+    "motorcyclist": (2.2, 0.9),
+    "cyclist": (1.8, 0.7),
+    "pedestrian": (0.6, 0.6),
+    "vehicle": (4.6, 1.9),
+    "other": (1.0, 1.0),
+}
+"""Length and width by which it is judged whether two agents of unspecified size would overlap [m]."""
+
+P_MASK_DIRECTED = 0.9
+"""Default share of agents that no token describes, where some agent is asked for; 1 where none is."""
+
+
+class DoesNotFit(ValueError):
+    """A directive cannot be placed here; `reason` is a word to count by."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+@dataclass(frozen=True)
+class InWindow:
+    """A pose given in the window frame; what is None is not specified."""
+
+    x_m: Span | None = None
+    y_m: Span | None = None
+    heading_rad: Span | None = None
+
+
+@dataclass(frozen=True)
+class OnLane:
+    """A pose given along a line. distance None (ends only): as far as the speed goes, from the start."""
+
+    lanes: tuple[str, ...]
+    reference: str = "ahead_m"
+    distance_m: Span | None = None
+    lateral_m: Span = ZERO
+    facing: str = "along"
+
+
+@dataclass(frozen=True)
+class End:
+    """Where and how fast an agent is 2 s later."""
+
+    pose: InWindow | OnLane | None = None
+    speed_mps: Span | None = None
+
+
+@dataclass(frozen=True)
+class Agent:
+    """One agent that is asked for. end "free": nothing is said of +2 s; None: it follows its line at its speed."""
+
+    kinds: tuple[str, ...] = ()
+    pose: InWindow | OnLane | None = None
+    speed_mps: Span | None = None
+    length_m: Span | None = None
+    width_m: Span | None = None
+    end: End | Literal["free"] | None = None
+
+
+@dataclass(frozen=True)
+class LoggedAgents:
+    """Agents taken from a log as tokens. window_id None: the place's own; agent_ids, kinds (): any."""
+
+    window_id: str | None = None
+    agent_ids: tuple[str, ...] = ()
+    kinds: tuple[str, ...] = ()
+    share: Span = ALL
+
+
+@dataclass(frozen=True)
+class Scene:
+    """How busy the scene is; None = not specified, but p_mask, which then follows from the agents."""
+
+    n_agents: Span | None = None
+    moving_share: Span | None = None
+    p_mask: Span | None = None
+
+
+AT_ORIGIN = InWindow(ZERO, ZERO, ZERO)
+
+
+@dataclass(frozen=True)
+class Directive:
+    """A name, the AV (at the origin; "from_log": as the place's log has it; None: not asked for), agents, scene."""
+
+    name: str = "free"
+    ego: Agent | Literal["from_log"] | None = Agent(pose=AT_ORIGIN, end="free")
+    agents: tuple[Agent | LoggedAgents, ...] = ()
+    scene: Scene = Scene()
+
+    def windows_needed(self) -> tuple[str, ...]:
+        """Windows named by `from_log`, apart from the place's own."""
+        return tuple(a.window_id for a in self.agents if isinstance(a, LoggedAgents) and a.window_id)
+
+
+Logs = Callable[[str | None], Agents]
+"""Gives the agents of a window by id; None: of the place's own window."""
+
+
+def fits(directive: Directive, place: Place) -> bool:
+    """Whether what is placed by lanes can be placed here, at both ends of every range."""
+    written = replace(directive, agents=tuple(a for a in directive.agents if isinstance(a, Agent)))
+    written = replace(written, ego=None if directive.ego == "from_log" else directive.ego)
+    try:
+        for end in (lambda span: span.low, lambda span: span.high):
+            _written_tokens(written, place, np.random.default_rng(0), end)
+    except DoesNotFit:
+        return False
+    return True
+
+
+def resolve(directive: Directive, place: Place, logs: Logs, rng: np.random.Generator) -> tuple[AgentTokens, SceneToken]:
+    """The tokens of a directive at a place, every range drawn by `rng`. The ego's token comes first.
+
+    Raises DoesNotFit where a lane that it needs is not there, or what it asks for would overlap.
+    """
+    written = _written_tokens(directive, place, rng, lambda span: span.draw(rng))
+    parts = [written]
+    shares = []
+    if directive.ego == "from_log":
+        own = logs(None)
+        parts.insert(0, agent_tokens(own.take(own.is_ego)))
+    for asked in directive.agents:
+        if isinstance(asked, LoggedAgents):
+            share = asked.share.draw(rng)
+            shares.append(share)
+            parts.append(_logged_tokens(asked, logs(asked.window_id), share, rng))
+    scene = directive.scene
+    p_mask = 1.0 - max(shares) if shares else P_MASK_DIRECTED if directive.agents else 1.0
+
+    def drawn(span: Span | None, otherwise: float = np.nan) -> float:
+        return otherwise if span is None else span.draw(rng)
+
+    return _joined(parts), SceneToken(
+        p_mask=drawn(scene.p_mask, p_mask), n_agents=drawn(scene.n_agents), moving_share=drawn(scene.moving_share)
+    )
+
+
+def _logged_tokens(asked: LoggedAgents, agents: Agents, share: float, rng: np.random.Generator) -> AgentTokens:
+    chosen = ~agents.is_ego if asked.window_id is None else np.ones(len(agents), bool)
+    if asked.kinds:
+        chosen &= np.isin(agents.kind, [KINDS.index(k) for k in asked.kinds])
+    if asked.agent_ids:
+        missing = sorted(set(asked.agent_ids) - set(agents.agent_id.tolist()))
+        if missing:
+            raise ValueError(f"window {asked.window_id} has no agent {missing[0]}; it has {list(agents.agent_id[:20])}")
+        chosen &= np.isin(agents.agent_id, asked.agent_ids)
+    candidates = np.flatnonzero(chosen)
+    kept = rng.permutation(candidates)[: round(share * len(candidates))]
+    return agent_tokens(agents.take(np.sort(kept)))
+
+
+def _joined(parts: list[AgentTokens]) -> AgentTokens:
+    return AgentTokens(**{f.name: np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(AgentTokens)})
+
+
+def _written_tokens(directive: Directive, place: Place, rng: np.random.Generator, draw: Draw) -> AgentTokens:
+    ego = [directive.ego] if isinstance(directive.ego, Agent) else []
+    asked = [*ego, *(a for a in directive.agents if isinstance(a, Agent))]
+    rows = [_token(agent, place, rng, draw) for agent in asked]
+    _refuse_overlap(rows)
+    tokens = AgentTokens.unspecified(len(rows))
+    for i, row in enumerate(rows):
+        for name, value in row.items():
+            getattr(tokens, name)[i] = value
+    return tokens
+
+
+def _token(agent: Agent, place: Place, rng: np.random.Generator, draw: Draw) -> dict[str, float]:
+    """The features that an agent specifies."""
+    kind = agent.kinds[int(rng.integers(len(agent.kinds)))] if agent.kinds else None
+    row: dict[str, float] = {} if kind is None else {"kind": KINDS.index(kind)}
+    for name in ("speed_mps", "length_m", "width_m"):
+        span = getattr(agent, name)
+        if span is not None:
+            row[name] = draw(span)
+    end = End() if agent.end is None else agent.end
+    if end != "free" and end.speed_mps is not None:
+        row["end_speed_mps"] = draw(end.speed_mps)
+    if not isinstance(agent.pose, OnLane):
+        row |= _in_window(agent.pose, "", draw)
+        if end != "free":
+            row |= _end(end.pose, row, place, draw)
+        return row
+    reasons = []
+    for lane in rng.permutation(np.array(agent.pose.lanes)).tolist():
+        try:
+            return row | _on_lane(replace(agent.pose, lanes=(lane,)), end, row, place, draw)
+        except DoesNotFit as error:
+            reasons.append(error)
+    raise reasons[0]
+
+
+def _in_window(pose: InWindow | None, prefix: str, draw: Draw) -> dict[str, float]:
+    if pose is None:
+        return {}
+    given = {f.name: getattr(pose, f.name) for f in fields(pose)}
+    return {prefix + name: draw(span) for name, span in given.items() if span is not None}
+
+
+def _travel_m(row: dict[str, float]) -> float | None:
+    """How far the agent gets until its end, by the mean of its two speeds."""
+    if "speed_mps" not in row:
+        return None
+    return (row["speed_mps"] + row.get("end_speed_mps", row["speed_mps"])) / 2 * END_S
+
+
+def _on_lane(
+    start: OnLane, end: End | Literal["free"], row: dict[str, float], place: Place, draw: Draw
+) -> dict[str, float]:
+    path = _line(place, start.lanes[0], start.reference)
+    s = _distance(start, draw)
+    lateral = draw(start.lateral_m)
+    pose = _pose(place, path, s, lateral, start.facing)
+    if max(abs(pose.x_m), abs(pose.y_m)) >= WINDOW_M / 2:
+        raise DoesNotFit("outside_window")
+    found = _named(pose, "")
+    if end == "free":
+        return found
+    if end.pose is not None:
+        return found | _end(end.pose, row | found, place, draw, path.pose(s))
+    travel = _travel_m(row)
+    if travel is None:
+        return found
+    if start.facing == "along":
+        arrived = _pose(place, path, s + travel, lateral, "along")
+    else:
+        x, y = pose.apply(travel, 0.0)
+        arrived = SE2(float(x), float(y), pose.heading_rad)
+    return found | {"end_speed_mps": row.get("end_speed_mps", row["speed_mps"])} | _named(arrived, "end_")
+
+
+def _end(
+    pose: InWindow | OnLane | None, row: dict[str, float], place: Place, draw: Draw, start: SE2 | None = None
+) -> dict[str, float]:
+    """The end's features where it is written out. start: where the agent's own line has it at t0, map frame."""
+    if not isinstance(pose, OnLane):
+        return _in_window(pose, "end_", draw)
+    path = _line(place, pose.lanes[0], pose.reference)
+    found: dict[str, float] = {}
+    if pose.distance_m is not None:
+        s = _distance(pose, draw)
+    else:
+        travel = _travel_m(row)
+        if travel is None:
+            raise DoesNotFit("end_without_speed")
+        start = start or place.map_SE2_window
+        s = path.project(start.x_m, start.y_m)[0] + travel
+        found = {"end_speed_mps": row.get("end_speed_mps", row["speed_mps"])}
+    return found | _named(_pose(place, path, s, draw(pose.lateral_m), pose.facing), "end_")
+
+
+def _distance(pose: OnLane, draw: Draw) -> float:
+    """Arc length along the line; an oncoming line runs towards the AV, so what is ahead of the AV is behind on it."""
+    ahead = 0.0 if pose.distance_m is None else draw(pose.distance_m)
+    return -ahead if pose.lanes[0] == "oncoming" else ahead
+
+
+def _named(pose: SE2, prefix: str) -> dict[str, float]:
+    return {f"{prefix}x_m": pose.x_m, f"{prefix}y_m": pose.y_m, f"{prefix}heading_rad": pose.heading_rad}
+
+
+def _pose(place: Place, path: Path, s_m: float, lateral_m: float, facing: str) -> SE2:
+    """A pose on a line, window frame. Raises DoesNotFit beyond the line's ends."""
+    if not path.covers(s_m):
+        raise DoesNotFit("lane_too_short")
+    at = path.pose(s_m, lateral_m)
+    window_SE2_map = place.map_SE2_window.inverse()
+    x, y = window_SE2_map.apply(at.x_m, at.y_m)
+    heading = float(wrap_angle(at.heading_rad + window_SE2_map.heading_rad + FACING[facing]))
+    return SE2(float(x), float(y), heading)
+
+
+def _line(place: Place, lane: str, reference: str) -> Path:
+    """The line that a word names, its reference point where `reference` says. Raises DoesNotFit where there is none."""
+    path = _line_from_av(place, lane) if lane in FROM_AV else _line_across(place, lane)
+    if path is None:
+        raise DoesNotFit(f"no_{lane}")
+    if reference != "junction_m":
+        return path
+    if path.junction_m is None:
+        raise DoesNotFit("no_junction")
+    return path.starting_at(path.junction_m[0])
+
+
+def _line_from_av(place: Place, lane: str) -> Path | None:
+    if place.lane is None:
+        return None
+    if lane == "ego":
+        return place.paths[0]
+    if lane in ("left", "right"):
+        beside = place.graph.neighbours(place.lane.lane, lane)
+        return place.graph.paths(place.beside(beside[0]), REACH_M, REACH_M)[0] if beside else None
+    if lane == "oncoming":
+        return place.oncoming_path()
+    return place.turning_path(lane.removesuffix("_turn"))
+
+
+def _line_across(place: Place, lane: str) -> Path | None:
+    what, side = lane.split("_from_")
+    if what == "crossing":
+        paths = place.graph.crossing_paths(place.paths[0], side, 60.0, REACH_M) if place.paths else []
+        return paths[0] if paths else None
+    if not place.crosswalks:
+        return None
+    from_right = place.crosswalks[0][1]
+    return from_right if side == "right" else Path(from_right.xy_m[::-1], -from_right.s_m[::-1])
+
+
+def _refuse_overlap(rows: list[dict[str, float]]) -> None:
+    """Raise DoesNotFit where two agents whose pose at t0 is given would overlap."""
+    placed = [r for r in rows if {"x_m", "y_m", "heading_rad"} <= set(r)]
+    if len(placed) < 2:
+        return
+    sizes = [TYPICAL_SIZE_M[KINDS[int(r.get("kind", KINDS.index("car")))]] for r in placed]
+    length, width = (
+        np.array([r.get(name, size[i]) for r, size in zip(placed, sizes, strict=True)])
+        for i, name in enumerate(("length_m", "width_m"))
+    )
+    x, y, heading = (np.array([r[name] for r in placed]) for name in ("x_m", "y_m", "heading_rad"))
+    corners = box_corners(x, y, heading, length, width)
+    first, second = np.triu_indices(len(placed), 1)
+    if boxes_overlap(corners[first], corners[second]).any():
+        raise DoesNotFit("overlap")

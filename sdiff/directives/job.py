@@ -1,0 +1,255 @@
+"""Job files: places, directives, how many, seed, model, output."""
+
+import math
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from sdiff import KINDS, WINDOW_M, storage
+from sdiff.directives.directive import (
+    AT_ORIGIN,
+    FACING,
+    LANES,
+    REFERENCES,
+    Agent,
+    Directive,
+    End,
+    InWindow,
+    LoggedAgents,
+    OnLane,
+    Scene,
+)
+from sdiff.directives.reading import JobFileError, Section, read_yaml
+from sdiff.maps.lanes import TURNS
+from sdiff.maps.places import LIGHT_WORDS, Wanted
+from sdiff.span import Span
+
+SAMPLERS = ("dpmpp2m", "euler", "heun")
+
+HALF_M = WINDOW_M / 2
+TOP_SPEED_MPS = 70.0
+
+
+ANYWHERE = Wanted()
+
+
+@dataclass(frozen=True)
+class Places:
+    """Which windows lend their place: SQL condition over the flat columns, predicates, and how many at most."""
+
+    where: str | None = None
+    wanted: Wanted = ANYWHERE
+    limit: int | None = None
+
+
+@dataclass(frozen=True)
+class Job:
+    """A request for many scenarios. windows, model and output are URIs; model None is the shipped checkpoint."""
+
+    name: str
+    directives: tuple[Directive, ...] = (Directive(),)
+    places: Places = Places()
+    windows: str | None = None
+    model: str | None = None
+    output: str | None = None
+    count: int = 100
+    seed: int = 0
+    sampler: str = "dpmpp2m"
+    steps: int = 20
+    min_score: float = 0.5
+    attempts: int = 3
+    scenarios_per_unit: int = 64
+    batch: int = 16
+
+    def with_options(self, **options: Any) -> "Job":
+        """The job with the options that are not None in place of what its file says."""
+        return replace(self, **{k: v for k, v in options.items() if v is not None})
+
+    def decides(self) -> dict[str, Any]:
+        """All that decides what comes out, as JSON values: everything but where it is read and written."""
+        return {k: v for k, v in asdict(self).items() if k not in ("name", "windows", "model", "output")}
+
+
+def read(uri: str) -> Job:
+    """The job in a YAML file. Raises JobFileError (file, line, field, what is allowed) and storage.StorageError."""
+    return parse(storage.read_bytes(uri).decode("utf-8", "replace"), uri)
+
+
+def parse(text: str, file: str) -> Job:
+    """The job in the text of a YAML file; `file` names it in errors. Raises JobFileError."""
+    top = read_yaml(text, file)
+    default = Job("")
+    sampler = top.section("sampler")
+    places = top.section("places")
+    listed = tuple(_directive(s) for s in top.sections("directives")) or default.directives
+    names = [d.name for d in listed]
+    if len(set(names)) < len(names):
+        raise top.error("directives", f"two directives have one name; found {', '.join(names)}")
+    job = Job(
+        name=top.text("name") or file.rsplit("/", 1)[-1].rsplit(".", 1)[0],
+        directives=listed,
+        places=default.places if places is None else _places(places),
+        windows=(places.text("windows") if places else None),
+        model=top.text("model"),
+        output=top.text("output"),
+        count=top.count("count", default.count),
+        seed=top.count("seed", default.seed, low=0, high=2**62),
+        min_score=top.number("min_score", default.min_score, "", 0.0, 1.0),
+        attempts=top.count("attempts", default.attempts, high=100),
+        scenarios_per_unit=top.count("scenarios_per_unit", default.scenarios_per_unit, high=100_000),
+        batch=top.count("batch", default.batch, high=4096),
+    )
+    top.done()
+    if places:
+        places.done()
+    if sampler:
+        name = sampler.words("name", SAMPLERS, "sampler")
+        if len(name) > 1:
+            raise sampler.error("name", "found several, expected one sampler")
+        job = replace(job, sampler=name[0] if name else job.sampler, steps=sampler.count("steps", job.steps, high=1000))
+        sampler.done()
+    return job
+
+
+def _places(section: Section) -> Places:
+    straight = section.span("straight_ahead_m", "m", 0, 80)
+    limit = section.count("limit", 0, low=0)
+    return Places(
+        where=section.text("where"),
+        limit=limit or None,
+        wanted=Wanted(
+            junction_ahead_m=section.span("junction_ahead_m", "m", 0, 80),
+            turn=section.words("turn", TURNS, "turn"),
+            lane_left=section.flag("lane_left"),
+            lane_right=section.flag("lane_right"),
+            oncoming=section.flag("oncoming"),
+            crosswalk_ahead_m=section.span("crosswalk_ahead_m", "m", 0, 80),
+            straight_ahead_m=straight.high if straight else None,
+            light=section.words("light", LIGHT_WORDS, "light"),
+            ego_speed_mps=section.span("ego_speed_mps", "m/s", 0, TOP_SPEED_MPS),
+        ),
+    )
+
+
+def _directive(section: Section) -> Directive:
+    name = section.text("name")
+    if name is None:
+        raise section.error(None, "has no name, expected name: a word for the column `directive`")
+    scene = section.section("scene")
+    directive = Directive(
+        name=name,
+        ego=_ego(section),
+        agents=tuple(_agent(s) for s in section.sections("agents")),
+        scene=Scene() if scene is None else _scene(scene),
+    )
+    section.done()
+    return directive
+
+
+def _scene(section: Section) -> Scene:
+    scene = Scene(
+        n_agents=section.span("n_agents", "agents", 1, 200),
+        moving_share=section.span("moving_share", "", 0, 1),
+        p_mask=section.span("p_mask", "", 0, 1),
+    )
+    section.done()
+    return scene
+
+
+def _ego(section: Section) -> Any:
+    if not section.has("ego"):
+        return Directive().ego
+    if section.is_word("ego"):
+        word = section.words("ego", ("none", "from_log"), "mapping of fields, or a word")[0]
+        return None if word == "none" else "from_log"
+    ego = section.section("ego")
+    assert ego is not None
+    agent = Agent(pose=AT_ORIGIN, **_what(ego), end=_end(ego, starts_on_lane=False) or "free")
+    ego.done()
+    return agent
+
+
+def _what(section: Section) -> dict[str, Any]:
+    """The fields of an agent that are no pose."""
+    return {
+        "kinds": section.words("kind", KINDS, "kind"),
+        "speed_mps": section.span("speed_mps", "m/s", 0, TOP_SPEED_MPS),
+        "length_m": section.span("length_m", "m", 0.1, 40),
+        "width_m": section.span("width_m", "m", 0.1, 10),
+    }
+
+
+def _agent(section: Section) -> Agent | LoggedAgents:
+    if section.has("from_log"):
+        return _logged(section)
+    what = _what(section)
+    pose = _pose(section)
+    if isinstance(pose, OnLane) and pose.distance_m is None:
+        needed = " or ".join(r for r, lanes in REFERENCES.items() if pose.lanes[0] in lanes)
+        raise section.error("lane", f"lane {pose.lanes[0]} without a place on it, expected {needed}")
+    agent = Agent(pose=pose, **what, end=_end(section, isinstance(pose, OnLane)))
+    section.done()
+    return agent
+
+
+def _end(section: Section, starts_on_lane: bool) -> Any:
+    if section.has("end") and section.is_word("end"):
+        section.words("end", ("free",), "mapping of fields, or the word")
+        return "free"
+    end = section.section("end")
+    if end is None:
+        return None
+    found = End(pose=_pose(end), speed_mps=end.span("speed_mps", "m/s", 0, TOP_SPEED_MPS))
+    end.done()
+    if isinstance(found.pose, OnLane) and found.pose.distance_m is None and not section.has("speed_mps"):
+        raise end.error("lane", "how far the agent gets is open, expected ahead_m here or speed_mps at its start")
+    return found
+
+
+def _pose(section: Section) -> InWindow | OnLane | None:
+    window = {
+        "x_m": section.span("x_m", "m", -HALF_M, HALF_M),
+        "y_m": section.span("y_m", "m", -HALF_M, HALF_M),
+        "heading_rad": section.span("heading_rad", "rad", -2 * math.pi, 2 * math.pi),
+    }
+    lanes = section.words("lane", LANES, "lane")
+    distances = {r: section.span(r, "m", -2 * HALF_M, 2 * HALF_M) for r in REFERENCES}
+    lateral = section.span("lateral_m", "m", -20, 20)
+    facing = section.words("facing", tuple(FACING), "direction")
+    given = [k for k, v in window.items() if v is not None]
+    along = [r for r, v in distances.items() if v is not None]
+    if not lanes:
+        for name, value in (*distances.items(), ("lateral_m", lateral), ("facing", facing or None)):
+            if value is not None:
+                raise section.error(name, f"is measured along a lane, expected a field lane: one of {', '.join(LANES)}")
+        return InWindow(**window) if given else None
+    if given:
+        raise section.error(given[0], f"given beside lane {lanes[0]}, expected either lane or {', '.join(window)}")
+    if len(along) > 1:
+        raise section.error(along[1], f"given beside {along[0]}, expected one of them")
+    reference = along[0] if along else "ahead_m"
+    for lane in lanes:
+        if along and lane not in REFERENCES[reference]:
+            allowed = ", ".join(r for r, lanes_with in REFERENCES.items() if lane in lanes_with)
+            raise section.error(reference, f"has no meaning on lane {lane}, expected {allowed}")
+    return OnLane(lanes, reference, distances[reference], lateral or Span(0.0, 0.0), facing[0] if facing else "along")
+
+
+def _logged(section: Section) -> LoggedAgents:
+    share = section.span("share", "", 0, 1) or Span(1.0, 1.0)
+    kinds = section.words("kinds", KINDS, "kind")
+    if section.is_word("from_log"):
+        section.words("from_log", ("place",), "mapping with window_id and agents, or the word")
+        found = LoggedAgents(None, (), kinds, share)
+    else:
+        log = section.section("from_log")
+        assert log is not None
+        window_id = log.text("window_id")
+        if window_id is None:
+            raise log.error("window_id", "is missing, expected the id of a window of the table")
+        found = LoggedAgents(window_id, log.words("agents", None, "agent id"), kinds, share)
+        log.done()
+    section.done()
+    return found
+
+
+__all__ = ["Job", "JobFileError", "Places", "parse", "read"]
