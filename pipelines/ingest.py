@@ -5,10 +5,8 @@ no image is ever shuffled. Every object is named by the source's content, the op
 marker under `<output>/_ingest/` says that a source is done: a run does what is missing and touches nothing else.
 """
 
-import hashlib
 import json
 import logging
-import re
 import threading
 import time
 from collections import Counter
@@ -18,33 +16,18 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import apache_beam as beam
-import numpy as np
 from apache_beam.metrics import Metrics, MetricsFilter
 from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
 
-import schemas
-from sdiff import logs, raster, storage, tables, window_tables
-from sdiff.logs.driving_log import BadRecord, DrivingLog, VectorMap
-from sdiff.scene import AGENT_CHANNELS, BEV_PIXELS, MAP_CHANNELS
-from sdiff.window_tables import Cut
-from sdiff.windows import cut, split_of
+from sdiff import logs, storage, tables
+from sdiff.ingestion import DONE, Images, Options, SourceJob
 
-WINDOWS_PER_OBJECT = 256
 _NAMESPACE = "ingest"
 _log = logging.getLogger(__name__)
 
 
 class IngestFailed(ValueError):
     """More logs were bad than the caller accepts; the good ones are done."""
-
-
-@dataclass(frozen=True)
-class Options:
-    """What decides the rows of a table. All tables under one output are made with the same."""
-
-    stride_s: float
-    stand_ins: int
-    val_share: float
 
 
 @dataclass
@@ -64,175 +47,19 @@ class IngestLogs(beam.PTransform):
 
 
 class IngestSource(beam.DoFn):
-    """Writes all objects of a source, then its marker; counts what they hold."""
+    """Writes all objects of a source inside `process`; counts what they hold."""
 
     def __init__(self, format: str, output: str, options: Options) -> None:
         self.format, self.output, self.options = format, output, options
 
     def setup(self) -> None:
-        self.reader = logs.reader(self.format)
+        self.reader, self.images = logs.reader(self.format), Images()
 
     def process(self, source: str) -> Iterator[Counter[str]]:
-        done = SourceJob(self.reader, source, self.output, self.options).run()
-        for name, count in done.items():
+        counts = SourceJob(self.reader, source, self.output, self.options, self.images).run()
+        for name, count in counts.items():
             Metrics.counter(_NAMESPACE, name).inc(count)
-        yield done
-
-
-class SourceJob:
-    """All that is done with one source."""
-
-    def __init__(self, reader: logs.Reader, source: str, output: str, options: Options) -> None:
-        self.reader, self.source, self.output, self.options = reader, source, output, options
-        self.counts: Counter[str] = Counter()
-        self.seconds: Counter[str] = Counter()
-        self.letters: list[tuple[str, str, str, str]] = []
-        self.map: VectorMap | None = None
-
-    def run(self) -> Counter[str]:
-        """Make what is missing; returns the counts of the source, and the milliseconds by step of this run."""
-        unit = self._name()
-        marker = storage.join(self.output, "_ingest", f"{unit}.done.json")
-        if unit and storage.exists(marker):
-            counts = json.loads(storage.read_bytes(marker))["counts"]
-            return Counter({**counts, "sources_done_before": 1})
-        finished = unit is not None and self._write_windows(unit)
-        unit = unit or tables.fingerprint({"unreadable": self.source})
-        self.counts["sources"] = 1
-        self.counts["bad_logs"] += int(not self.counts["logs"])
-        self._write_letters(unit)
-        if finished:
-            report = {"source": _last_part(self.source), "counts": self.counts}
-            storage.write_bytes(marker, json.dumps(report, indent=1, sort_keys=True).encode())
-        _log.info("%s: %d logs, %d windows", self.source, self.counts["logs"], self.counts["windows"])
-        return self.counts + Counter({f"ms {step}": round(1000 * s) for step, s in self.seconds.items()})
-
-    def _write_letters(self, unit: str) -> None:
-        if not self.letters:
-            return
-        self.counts["dead_letters"] = len(self.letters)
-        for _, _, stage, reason in self.letters:
-            self.counts[f"dead letter: {stage}: {re.sub('[0-9]+', '#', reason)[:100]}"] += 1
-        tables.write(window_tables.dead_letters_table(self.letters), "dead_letters", self.output, unit)
-
-    def _name(self) -> str | None:
-        """The name of the source's objects; None where its content cannot be read."""
-        try:
-            with self._clock("fingerprint"):
-                content = _content(self.source)
-        except OSError as error:
-            self._bury(BadRecord(str(error)))
-            return None
-        versions = {t: schemas.table_schema(t).version for t in ("windows", "agent_tokens", "maps")}
-        return tables.fingerprint(
-            {"source": _last_part(self.source), "content": content, "schema": versions, **asdict(self.options)}
-        )
-
-    def _write_windows(self, unit: str) -> bool:
-        """Write the objects of the source. False where it cannot be read to its end, whatever its content."""
-        batch = Batch()
-        for log in self._logs():
-            if log is None:
-                return False
-            with self._clock("cut"):
-                split = split_of(log, self.options.val_share)
-                windows = list(cut(log, self.options.stride_s, self.options.stand_ins))
-            for window in windows:
-                self._draw(batch, Cut(window, log, split))
-                if len(batch.cuts) == WINDOWS_PER_OBJECT:
-                    self._write(batch, unit)
-        if batch.cuts:
-            self._write(batch, unit)
-        return True
-
-    def _logs(self) -> Iterator[DrivingLog | None]:
-        """The good logs; a last None where the source cannot be read to its end."""
-        items = self.reader.read(self.source)
-        while True:
-            try:
-                with self._clock("read"):
-                    item = next(items, None)
-                if isinstance(item, DrivingLog):
-                    item.tracks.validate()
-                    self._use_map(item.map)
-            except BadRecord as error:
-                self._bury(error)
-                if item is None:
-                    return
-                continue
-            except storage.StorageError as error:
-                self._bury(BadRecord(str(error)))
-                yield None
-                return
-            if item is None:
-                return
-            if isinstance(item, BadRecord):
-                self._bury(item)
-                continue
-            self.counts["logs"] += 1
-            yield item
-
-    def _use_map(self, map: VectorMap) -> None:
-        if map is self.map:
-            return
-        with self._clock("map"):
-            map.validate()
-            self.map, self.index = map, raster.MapIndex.of(map)
-            data = tables.encode(window_tables.maps_table(map), "maps")
-            name = f"{hashlib.sha256(data).hexdigest()[:16]}.parquet"
-        with self._clock("write"):
-            uri = storage.join(storage.table_uri(self.output, "maps"), name)
-            if not storage.exists(uri):
-                storage.write_bytes(uri, data)
-
-    def _draw(self, batch: "Batch", row: Cut) -> None:
-        n, window = len(batch.cuts), row.window
-        with self._clock("draw map"):
-            batch.map_bev[n] = raster.map_bev(self.index, row.log.lights, window.step, window.map_SE2_window)
-        with self._clock("draw agents"):
-            batch.agent_bev[n] = raster.agent_bev(window.agents)
-        batch.cuts.append(row)
-
-    def _write(self, batch: "Batch", unit: str) -> None:
-        n = len(batch.cuts)
-        name = f"{unit}-{self.counts['objects']:05d}"
-        with self._clock("tokens and Arrow"):
-            windows = window_tables.windows_table(batch.cuts, batch.map_bev[:n], batch.agent_bev[:n])
-            tokens = window_tables.agent_tokens_table(batch.cuts)
-        for table, rows, metadata in (
-            ("windows", windows, window_tables.WINDOWS_METADATA),
-            ("agent_tokens", tokens, {}),
-        ):
-            with self._clock("encode"):
-                data = tables.encode(rows, table, metadata)
-            with self._clock("write"):
-                storage.write_bytes(storage.join(storage.table_uri(self.output, table), f"{name}.parquet"), data)
-            self.counts[f"bytes {table}"] += len(data)
-        self.counts["objects"] += 1
-        self.counts["windows"] += n
-        self.counts["agents"] += tokens.num_rows
-        batch.cuts.clear()
-
-    def _bury(self, bad: BadRecord) -> None:
-        self.letters.append((self.source, bad.record, bad.stage, bad.reason))
-
-    @contextmanager
-    def _clock(self, step: str) -> Iterator[None]:
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds[step] += time.perf_counter() - start
-
-
-class Batch:
-    """The windows of one object and their images, drawn into memory that the next object reuses."""
-
-    def __init__(self) -> None:
-        shape = (BEV_PIXELS, BEV_PIXELS)
-        self.cuts: list[Cut] = []
-        self.map_bev = np.empty((WINDOWS_PER_OBJECT, len(MAP_CHANNELS), *shape), np.uint8)
-        self.agent_bev = np.empty((WINDOWS_PER_OBJECT, len(AGENT_CHANNELS), *shape), np.uint8)
+        yield counts
 
 
 def run(
@@ -306,21 +133,6 @@ def _claim(output: str, options: Options) -> None:
         storage.write_bytes(uri, json.dumps(want, indent=1, sort_keys=True).encode())
 
 
-def _content(source: str) -> str:
-    """SHA-256 of the names and bytes of the source's files."""
-    fs, path = storage.filesystem(source)
-    digest = hashlib.sha256()
-    for name in sorted(fs.find(path)) or [path]:
-        digest.update(name[len(path) :].encode() + b"\0")
-        with fs.open(name, "rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
-    return digest.hexdigest()
-
-
-def _last_part(uri: str) -> str:
-    return uri.rstrip("/").rsplit("/", 1)[-1]
-
-
 def _report(counts: dict[str, int], seconds: float) -> dict[str, Any]:
     plain = ("sources", "sources_done_before", "logs", "windows", "agents", "objects", "dead_letters", "bad_logs")
     windows = max(counts.get("windows", 0), 1)
@@ -344,10 +156,11 @@ def _progress(output: str, sources: int) -> Iterator[None]:
     stop = threading.Event()
     folder = storage.join(output, "_ingest")
 
+    before = len(storage.objects(folder, DONE))
+
     def watch() -> None:
-        while not stop.wait(5):
-            done = len(storage.objects(folder, ".done.json"))
-            _log.info("%d sources to do or done before, %d done in all", sources, done)
+        while not stop.wait(10):
+            _log.info("%d of at most %d sources done", len(storage.objects(folder, DONE)) - before, sources)
 
     thread = threading.Thread(target=watch, daemon=True)
     thread.start()

@@ -38,7 +38,7 @@ _MITRE_LIMIT = 2.0
 _UNIT = 1 << 14  # unit vectors are summed as integers, so that the sum does not depend on the order of the lanes
 
 Bev = NDArray[np.uint8]
-Floats = NDArray[np.float64]
+Floats = NDArray[np.floating]
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ def map_bev(map: VectorMap | MapIndex, lights: Lights, step: int, map_SE2_window
     for state, value in LIGHT_VALUES.items():
         lanes = lights.lane[lights.state[:, step] == LIGHT_STATES.index(state)]
         if len(lanes):
-            _fill_quads(uv[np.isin(feature, lanes)], toggle, np.uint8(_signed(value)), channel["light"])
+            _fill_quads(uv[np.isin(feature, lanes)], toggle, int(_signed(value)), channel["light"])
     return out
 
 

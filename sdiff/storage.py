@@ -61,6 +61,13 @@ def exists(uri: str) -> bool:
         return bool(fs.exists(path))
 
 
+def size(uri: str) -> int:
+    """Bytes of the object."""
+    with _explained(uri, "read"):
+        fs, path = filesystem(uri)
+        return int(fs.size(path))
+
+
 def read_bytes(uri: str) -> bytes:
     """The whole object."""
     with _explained(uri, "read"):

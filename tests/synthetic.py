@@ -3,7 +3,6 @@
 from dataclasses import replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from sdiff import KINDS
 from sdiff.logs.driving_log import FEATURE_KINDS, LANE_TYPES, DrivingLog, Lights, Tracks, VectorMap
@@ -41,7 +40,7 @@ def road_map(map_id: str = "road") -> VectorMap:
 def driving_log(log_id: str = "log", agents: int = 6, steps: int = 91, seed: int = 0) -> DrivingLog:
     """Cars on both lanes at constant speed, the first is the recorder; the last is a pedestrian who stands."""
     random = np.random.default_rng(seed)
-    time: NDArray[np.float64] = np.arange(steps) * 0.1
+    time = np.arange(steps) * 0.1
     back = np.arange(agents) % 2 == 1
     speed = random.uniform(5, 12, agents)
     kind = np.full(agents, KINDS.index("car"), np.int8)

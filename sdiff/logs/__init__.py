@@ -49,6 +49,15 @@ def reader(format: str) -> Reader:
     return cast(Reader, import_module(FORMATS[format]))
 
 
+def files(reader: Reader, source: str) -> list[str]:
+    """The files that decide what `source` holds: those its reader names, else the file, or all files of the folder."""
+    named = getattr(reader, "files", None)
+    found: list[str] = named(source) if named else storage.objects(source, "")
+    if not found:
+        raise storage.StorageError(f"cannot read {source}: nothing is there")
+    return found
+
+
 def read_json(uri: str) -> Any:
     """The JSON document at `uri`, gzipped or plain; numbers may be NaN, as Python writes them.
 

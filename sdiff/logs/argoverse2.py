@@ -60,6 +60,13 @@ def find(uri: str) -> list[str]:
     return found
 
 
+def files(source: str) -> list[str]:
+    """The scenario and the map that lies beside it."""
+    folder, _, name = source.rpartition("/")
+    uri = storage.join(folder or ".", f"log_map_archive_{name.removeprefix('scenario_').partition('.')[0]}.json")
+    return [source, *(u for u in (uri, f"{uri}.gz") if storage.exists(u))]
+
+
 def read(source: str) -> Iterator[DrivingLog | BadRecord]:
     """The scenario at `source`, with the map that lies beside it; a BadRecord for each track that cannot be used.
 

@@ -1,0 +1,221 @@
+"""All that ingest does with one source: read it, cut windows, draw them, write its objects."""
+
+import hashlib
+import json
+import logging
+import re
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+import schemas
+from sdiff import logs, raster, storage, tables, window_tables
+from sdiff.logs.driving_log import BadRecord, DrivingLog, VectorMap
+from sdiff.scene import AGENT_CHANNELS, BEV_PIXELS, MAP_CHANNELS
+from sdiff.window_tables import Cut
+from sdiff.windows import cut, split_of
+
+WINDOWS_PER_OBJECT = 256
+DONE = ".done.json"
+"""Ending of the markers, under `<output>/_ingest/`, that say that a source is done."""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Options:
+    """What decides the rows of a table. All tables under one output are made with the same."""
+
+    stride_s: float
+    stand_ins: int
+    val_share: float
+
+
+class Images:
+    """Memory for the images of one object, used again for the next."""
+
+    def __init__(self) -> None:
+        shape = (BEV_PIXELS, BEV_PIXELS)
+        self.map_bev = np.empty((WINDOWS_PER_OBJECT, len(MAP_CHANNELS), *shape), np.uint8)
+        self.agent_bev = np.empty((WINDOWS_PER_OBJECT, len(AGENT_CHANNELS), *shape), np.uint8)
+
+
+class SourceJob:
+    """Writes the objects of one source, then its marker.
+
+    Objects are named by the source's content, the options and the schema versions, so that what exists is not made
+    again. A source that cannot be read gets no marker and is tried again by the next run.
+    """
+
+    def __init__(self, reader: logs.Reader, source: str, output: str, options: Options, images: Images) -> None:
+        self.reader, self.source, self.output, self.options, self.images = reader, source, output, options, images
+        self.counts: Counter[str] = Counter()
+        self.seconds: defaultdict[str, float] = defaultdict(float)
+        self.letters: list[tuple[str, str, str, str]] = []
+        self.map: VectorMap | None = None
+        self.unreadable = False
+
+    def run(self) -> Counter[str]:
+        """Make what is missing; returns the counts of the source, and the milliseconds by step of this run."""
+        unit = self._name()
+        marker = storage.join(self.output, "_ingest", f"{unit}{DONE}")
+        if not self.unreadable and storage.exists(marker):
+            counts = json.loads(storage.read_bytes(marker))["counts"]
+            return Counter({**counts, "sources_done_before": 1})
+        if not self.unreadable:
+            self._write_windows(unit)
+        self.counts["sources"] = 1
+        self.counts["bad_logs"] += int(not self.counts["logs"] and not self.counts["bad_logs"])
+        self._write_letters(unit)
+        if not self.unreadable:
+            report = {"source": _last_part(self.source), "counts": self.counts}
+            storage.write_bytes(marker, json.dumps(report, indent=1, sort_keys=True).encode())
+        _log.info("%s: %d logs, %d windows", self.source, self.counts["logs"], self.counts["windows"])
+        return self.counts + Counter({f"ms {step}": round(1000 * s) for step, s in self.seconds.items()})
+
+    def _name(self) -> str:
+        """The name of the source's objects."""
+        try:
+            with self._clock("fingerprint"):
+                content = _content(logs.files(self.reader, self.source))
+        except OSError as error:
+            self._bury_unreadable(error)
+            return tables.fingerprint({"unreadable": self.source})
+        versions = {t: schemas.table_schema(t).version for t in ("windows", "agent_tokens", "maps")}
+        work = {"source": _last_part(self.source), "content": content, "schema": versions, **asdict(self.options)}
+        return tables.fingerprint(work)
+
+    def _write_windows(self, unit: str) -> None:
+        rows: list[tuple[Cut, raster.MapIndex]] = []
+        for log in self._logs():
+            self.counts["logs"] += 1
+            with self._clock("cut"):
+                split = split_of(log, self.options.val_share)
+                windows = list(cut(log, self.options.stride_s, self.options.stand_ins))
+            rows += [(Cut(w, log, split), self.index) for w in windows]
+            while len(rows) >= WINDOWS_PER_OBJECT:
+                self._write(rows[:WINDOWS_PER_OBJECT], unit)
+                del rows[:WINDOWS_PER_OBJECT]
+        if rows:
+            self._write(rows, unit)
+
+    def _logs(self) -> Iterator[DrivingLog]:
+        """The good logs; the bad ones become dead letters."""
+        items = self.reader.read(self.source)
+        while True:
+            try:
+                with self._clock("read"):
+                    item = next(items, None)
+            except BadRecord as error:
+                self._bury(error, bad_logs=1)
+                return
+            except OSError as error:
+                self._bury_unreadable(error)
+                return
+            if item is None:
+                return
+            if isinstance(item, BadRecord):
+                self._bury(item)
+                continue
+            try:
+                item.tracks.validate()
+                self._use_map(item.map)
+            except BadRecord as error:
+                self._bury(error, bad_logs=1)
+                continue
+            yield item
+
+    def _use_map(self, map: VectorMap) -> None:
+        if map is self.map:
+            return
+        with self._clock("map"):
+            map.validate()
+            self.map, self.index = map, raster.MapIndex.of(map)
+            data = tables.encode(window_tables.maps_table(map), "maps")
+            name = f"{hashlib.sha256(data).hexdigest()[:16]}.parquet"
+        with self._clock("write"):
+            uri = storage.join(storage.table_uri(self.output, "maps"), name)
+            if not storage.exists(uri):
+                storage.write_bytes(uri, data)
+
+    def _write(self, rows: list[tuple[Cut, raster.MapIndex]], unit: str) -> None:
+        """Write one object of windows and one of tokens, in this order, unless both are there."""
+        cuts = [row for row, _ in rows]
+        uris = {
+            table: storage.join(storage.table_uri(self.output, table), f"{unit}-{self.counts['objects']:05d}.parquet")
+            for table in ("windows", "agent_tokens")
+        }
+        if all(storage.exists(uri) for uri in uris.values()):
+            sizes = {table: storage.size(uri) for table, uri in uris.items()}
+        else:
+            self._draw(rows)
+            sizes = {table: self._write_object(table, cuts, uri) for table, uri in uris.items()}
+        self.counts.update({f"bytes {table}": size for table, size in sizes.items()})
+        self.counts["objects"] += 1
+        self.counts["windows"] += len(cuts)
+        self.counts["agents"] += sum(len(c.window.agents) for c in cuts)
+
+    def _write_object(self, table: str, cuts: list[Cut], uri: str) -> int:
+        """Returns the object's bytes."""
+        n = len(cuts)
+        with self._clock("tokens and Arrow"):
+            if table == "windows":
+                rows = window_tables.windows_table(cuts, self.images.map_bev[:n], self.images.agent_bev[:n])
+            else:
+                rows = window_tables.agent_tokens_table(cuts)
+        with self._clock("encode"):
+            data = tables.encode(rows, table, window_tables.WINDOWS_METADATA if table == "windows" else {})
+        with self._clock("write"):
+            storage.write_bytes(uri, data)
+        return len(data)
+
+    def _draw(self, rows: list[tuple[Cut, raster.MapIndex]]) -> None:
+        with self._clock("draw map"):
+            for image, (row, index) in zip(self.images.map_bev, rows, strict=False):
+                image[:] = raster.map_bev(index, row.log.lights, row.window.step, row.window.map_SE2_window)
+        with self._clock("draw agents"):
+            for image, (row, _) in zip(self.images.agent_bev, rows, strict=False):
+                image[:] = raster.agent_bev(row.window.agents)
+
+    def _bury_unreadable(self, error: OSError) -> None:
+        self.unreadable = True
+        self._bury(BadRecord(str(error)), bad_logs=1)
+
+    def _bury(self, bad: BadRecord, bad_logs: int = 0) -> None:
+        self.counts["bad_logs"] += bad_logs
+        self.letters.append((self.source, bad.record, bad.stage, bad.reason))
+
+    def _write_letters(self, unit: str) -> None:
+        if not self.letters:
+            return
+        self.counts["dead_letters"] = len(self.letters)
+        for _, _, stage, reason in self.letters:
+            self.counts[f"dead letter: {stage}: {re.sub('[0-9]+', '#', reason)[:100]}"] += 1
+        tables.write(window_tables.dead_letters_table(self.letters), "dead_letters", self.output, unit)
+
+    @contextmanager
+    def _clock(self, step: str) -> Iterator[None]:
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[step] += time.perf_counter() - start
+
+
+def _content(files: list[str]) -> str:
+    """SHA-256 of the names and bytes of files."""
+    digest = hashlib.sha256()
+    for uri in sorted(files):
+        fs, path = storage.filesystem(uri)
+        digest.update(_last_part(uri).encode() + b"\0")
+        with fs.open(path, "rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
+
+
+def _last_part(uri: str) -> str:
+    return uri.rstrip("/").rsplit("/", 1)[-1]
