@@ -1,0 +1,305 @@
+"""SUMO runs as driving logs: one log per recording vehicle and block of 20 s.
+
+A source is a run folder: `net.xml[.gz]`, `fcd.parquet`, `tls.xml[.gz]` (light states), `vtypes.add.xml`, `run.json`.
+Source: https://sumo.dlr.de/docs/Simulation/Output/FCDOutput.html
+"""
+
+import gzip
+import hashlib
+import json
+import math
+import xml.etree.ElementTree as ET
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from sdiff import KINDS, STEP_S, storage
+from sdiff.geometry import wrap_angle
+from sdiff.logs import sumo_net
+from sdiff.logs.driving_log import LIGHT_STATES, BadRecord, DrivingLog, Lights, Tracks, VectorMap
+from sdiff.logs.sumo_net import SignalLink
+
+BLOCK_STEPS, PAD_STEPS = 200, 20
+"""Length of a log, and how much of the run is added before and after it, so that each moment has its +-2 s."""
+RANGE_M = 120.0
+"""Agents that come this near to the recorder's path belong to its log."""
+RECORDERS_APART_M = 160.0
+MIN_PATH_M = 40.0
+"""Recorders of one block keep this distance at half time, and have driven at least this far."""
+
+_KIND_OF_CLASS = {
+    **dict.fromkeys(("passenger", "private", "taxi", "hov", "evehicle", "vip", "authority"), "car"),
+    **dict.fromkeys(("truck", "trailer", "delivery"), "truck"),
+    **dict.fromkeys(("bus", "coach"), "bus"),
+    **dict.fromkeys(("motorcycle", "moped"), "motorcyclist"),
+    **dict.fromkeys(("emergency", "army", "custom1", "custom2", "ignoring"), "vehicle"),
+    "bicycle": "cyclist",
+    "pedestrian": "pedestrian",
+}
+_DEFAULT_SIZE_M = {
+    "truck": (7.1, 2.4),
+    "trailer": (16.5, 2.55),
+    "delivery": (6.5, 2.16),
+    "bus": (12.0, 2.5),
+    "coach": (14.0, 2.6),
+    "motorcycle": (2.2, 0.9),
+    "moped": (2.1, 0.8),
+    "bicycle": (1.6, 0.65),
+    "pedestrian": (0.215, 0.478),
+    "tram": (22.0, 2.4),
+    "emergency": (6.5, 2.16),
+}
+"""SUMO's own sizes where a vType names none (docs/Vehicle_Type_Parameter_Defaults); all others 5.0 x 1.8 m."""
+_DEFAULT_TYPES = {
+    "DEFAULT_VEHTYPE": "passenger",
+    "DEFAULT_PEDTYPE": "pedestrian",
+    "DEFAULT_BIKETYPE": "bicycle",
+    "DEFAULT_TAXITYPE": "taxi",
+}
+_LIGHT_OF_LETTER = {"r": "stop", "u": "stop", "s": "caution", "y": "caution", "Y": "caution", "g": "go", "G": "go"}
+
+
+@dataclass(frozen=True)
+class _Types:
+    """Vehicle types of a run: code of the kind and size [m] by type id."""
+
+    kind: dict[str, int]
+    size_m: dict[str, tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """All rows of the FCD, in order of time: agent and type codes, box centre in the map frame, heading."""
+
+    agent_id: NDArray[np.str_]
+    type_id: list[str]
+    agent: NDArray[np.int32]
+    agent_type: NDArray[np.int32]
+    step: NDArray[np.int64]
+    x_m: NDArray[np.float64]
+    y_m: NDArray[np.float64]
+    heading_rad: NDArray[np.float64]
+    speed_mps: NDArray[np.float64]
+    begin_s: float
+
+
+def find(uri: str) -> list[str]:
+    """URIs of the run folders at or under `uri`, sorted. Raises StorageError where there is none."""
+    runs = [x.rsplit("/", 1)[0] for x in storage.objects(uri) if x.endswith("/fcd.parquet")]
+    if not runs:
+        raise storage.StorageError(f"no SUMO run under {uri}: expected folders that hold fcd.parquet and net.xml.gz")
+    return runs
+
+
+def read(source: str) -> Iterator[DrivingLog | BadRecord]:
+    """The logs of one run folder. Raises BadRecord where a file of it cannot be used."""
+    vector_map, links = sumo_net.vector_map(sumo_net.parse(_file(source, "net.xml")))
+    fcd = storage.read_bytes(storage.join(source, "fcd.parquet"))
+    run = _about(source)
+    types = _types(_file(source, "vtypes.add.xml"))
+    rows = _rows(fcd, types)
+    signals = _signals(source)
+    name = f"{run['region']}-{run.get('seed', 0)}-{hashlib.blake2b(fcd, digest_size=3).hexdigest()}"
+    steps = int(rows.step[-1]) + 1
+    blocks = max(1, (steps - 2 * PAD_STEPS) // BLOCK_STEPS)
+    for block in range(blocks):
+        first = PAD_STEPS + block * BLOCK_STEPS
+        tracks, path_m = _block(rows, types, first - PAD_STEPS, min(first + BLOCK_STEPS + PAD_STEPS, steps))
+        for recorder in _recorders(tracks, path_m):
+            near = _near(tracks, recorder)
+            own = _take(tracks, near)
+            begin_s = rows.begin_s + (first - PAD_STEPS) * STEP_S
+            where = np.stack([tracks.x_m[recorder], tracks.y_m[recorder]], 1)[tracks.valid[recorder]]
+            yield DrivingLog(
+                log_id=f"{name}-{block:03d}-{tracks.agent_id[recorder]}",
+                dataset="sumo",
+                region=run["region"],
+                license=run.get("license", ""),
+                tracks=own,
+                map=vector_map,
+                lights=_lights(links, signals, begin_s, own.valid.shape[1], where),
+                recorder=int(np.flatnonzero(near == recorder)[0]),
+                start_us=round(begin_s * 1e6),
+                split_key=f"{name}-{block:03d}",
+            )
+
+
+def _file(source: str, name: str) -> bytes:
+    for path in (storage.join(source, f"{name}.gz"), storage.join(source, name)):
+        if storage.exists(path):
+            data = storage.read_bytes(path)
+            try:
+                return gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data
+            except (OSError, EOFError) as error:
+                raise BadRecord(f"{path} is not whole ({error}); simulate it again") from None
+    raise BadRecord(f"{source} has no {name} or {name}.gz; a SUMO run folder needs it beside fcd.parquet")
+
+
+def _about(source: str) -> dict[str, str]:
+    path = storage.join(source, "run.json")
+    return json.loads(storage.read_bytes(path)) if storage.exists(path) else {"region": source.rsplit("/", 1)[-1]}
+
+
+def _types(data: bytes) -> _Types:
+    """Kinds and sizes from the vTypes of an additional or route file; rails and ships are left out."""
+    classes = dict(_DEFAULT_TYPES)
+    size = {name: _DEFAULT_SIZE_M.get(c, (5.0, 1.8)) for name, c in classes.items()}
+    for el in ET.fromstring(data).iter("vType"):
+        name, vehicle_class = el.attrib["id"], el.attrib.get("vClass", "passenger")
+        length, width = _DEFAULT_SIZE_M.get(vehicle_class, (5.0, 1.8))
+        classes[name] = vehicle_class
+        size[name] = float(el.attrib.get("length", length)), float(el.attrib.get("width", width))
+    kind = {n: KINDS.index(_KIND_OF_CLASS[c]) for n, c in classes.items() if c in _KIND_OF_CLASS}
+    return _Types(kind, size)
+
+
+def _rows(fcd: bytes, types: _Types) -> _Rows:
+    columns = [
+        "timestep_time",
+        "vehicle_id",
+        "vehicle_x",
+        "vehicle_y",
+        "vehicle_angle",
+        "vehicle_type",
+        "vehicle_speed",
+    ]
+    try:
+        table = pq.read_table(pa.BufferReader(fcd), columns=columns)
+    except (pa.ArrowException, OSError) as error:
+        raise BadRecord(
+            f"fcd.parquet cannot be read ({error}); expected SUMO's FCD with x, y, angle, type, speed"
+        ) from None
+    table = table.filter(pc.is_in(table["vehicle_type"], pa.array(sorted(types.kind))))
+    if not table.num_rows:
+        raise BadRecord("fcd.parquet has no row of a known vehicle type; expected the types of vtypes.add.xml")
+    ids = table["vehicle_id"].combine_chunks().dictionary_encode()
+    kinds = table["vehicle_type"].combine_chunks().dictionary_encode()
+    t, front_x, front_y, angle, speed = (
+        table[c].to_numpy().astype(np.float64) for c in (columns[0], *columns[2:5], columns[6])
+    )
+    type_id = kinds.dictionary.to_pylist()
+    code = kinds.indices.to_numpy()
+    heading = wrap_angle(np.pi / 2 - np.radians(angle))
+    half = np.array([types.size_m[name][0] / 2 for name in type_id])[code]
+    return _Rows(
+        agent_id=np.array(ids.dictionary.to_pylist(), np.str_),
+        type_id=type_id,
+        agent=ids.indices.to_numpy(),
+        agent_type=code,
+        step=np.rint((t - t[0]) / STEP_S).astype(np.int64),
+        x_m=front_x - half * np.cos(heading),
+        y_m=front_y - half * np.sin(heading),
+        heading_rad=heading,
+        speed_mps=speed,
+        begin_s=float(t[0]),
+    )
+
+
+def _block(rows: _Rows, types: _Types, first: int, stop: int) -> tuple[Tracks, NDArray[np.float64]]:
+    """Tracks of all agents in steps [first, stop), and how far each moved [m]."""
+    part = slice(*np.searchsorted(rows.step, [first, stop]))
+    agents, row = np.unique(rows.agent[part], return_inverse=True)
+    step, n, steps = rows.step[part] - first, len(agents), stop - first
+    valid = np.zeros((n, steps), bool)
+    valid[row, step] = True
+    x, y, heading, speed = (np.zeros((n, steps)) for _ in range(4))
+    for dense, column in ((x, rows.x_m), (y, rows.y_m), (heading, rows.heading_rad), (speed, rows.speed_mps)):
+        dense[row, step] = column[part]
+    vx = _rate(x, valid, speed * np.cos(heading))
+    vy = _rate(y, valid, speed * np.sin(heading))
+    code = np.zeros(n, np.int32)
+    code[row] = rows.agent_type[part]
+    size = np.array([types.size_m[name] for name in rows.type_id], np.float32)[code]
+    kind = np.array([types.kind[name] for name in rows.type_id], np.int8)[code]
+    tracks = Tracks(rows.agent_id[agents], kind, size[:, 0], size[:, 1], x, y, heading, vx, vy, valid)
+    return tracks, (np.hypot(vx, vy) * valid).sum(1) * STEP_S
+
+
+def _rate(value: NDArray[np.float64], valid: NDArray[np.bool_], otherwise: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Derivative over time: central where both neighbours are there, one-sided at the ends, `otherwise` alone."""
+    difference = np.diff(value, axis=1) / STEP_S
+    both = valid[:, 1:] & valid[:, :-1]
+    n = len(value)
+    zero, no = np.zeros((n, 1)), np.zeros((n, 1), bool)
+    total = np.hstack([difference * both, zero]) + np.hstack([zero, difference * both])
+    count = np.hstack([both, no]).astype(int) + np.hstack([no, both])
+    return np.where(valid, np.where(count > 0, total / np.maximum(count, 1), otherwise), 0.0)
+
+
+def _recorders(tracks: Tracks, path_m: NDArray[np.float64]) -> list[int]:
+    """Cars that drive through the whole block, far from each other at half time; farthest driven first."""
+    middle = tracks.valid.shape[1] // 2
+    fit = (tracks.kind == KINDS.index("car")) & tracks.valid.all(1) & (path_m >= MIN_PATH_M)
+    order = np.flatnonzero(fit)
+    order = order[np.lexsort((tracks.agent_id[order], -np.round(path_m[order], 3)))]
+    chosen: list[int] = []
+    for agent in order:
+        x, y = tracks.x_m[:, middle], tracks.y_m[:, middle]
+        if all(math.hypot(x[agent] - x[c], y[agent] - y[c]) >= RECORDERS_APART_M for c in chosen):
+            chosen.append(int(agent))
+    return chosen
+
+
+def _near(tracks: Tracks, recorder: int) -> NDArray[np.int64]:
+    """Agents that come within RANGE_M of the recorder's path."""
+    path_x, path_y = tracks.x_m[recorder, ::10], tracks.y_m[recorder, ::10]
+    near = np.zeros(len(tracks.kind), bool)
+    x, y, valid = tracks.x_m[:, ::5], tracks.y_m[:, ::5], tracks.valid[:, ::5]
+    for px, py in zip(path_x, path_y, strict=True):
+        near |= (((x - px) ** 2 + (y - py) ** 2 < RANGE_M**2) & valid).any(1)
+    near[recorder] = True
+    return np.flatnonzero(near)
+
+
+def _take(tracks: Tracks, index: NDArray[np.int64]) -> Tracks:
+    return Tracks(**{name: value[index] for name, value in vars(tracks).items()})
+
+
+def _signals(source: str) -> dict[str, tuple[NDArray[np.float64], list[str]]]:
+    """Per light: times at which its state changes [s], and the states; empty where the run has no lights' file."""
+    if not any(storage.exists(storage.join(source, n)) for n in ("tls.xml.gz", "tls.xml")):
+        return {}
+    states: dict[str, tuple[list[float], list[str]]] = {}
+    try:
+        for el in ET.fromstring(_file(source, "tls.xml")).iter("tlsState"):
+            times, letters = states.setdefault(el.attrib["id"], ([], []))
+            times.append(float(el.attrib["time"]))
+            letters.append(el.attrib["state"])
+    except (ET.ParseError, KeyError) as error:
+        raise BadRecord(f"tls.xml cannot be parsed ({error!r}); expected SaveTLSSwitchStates output") from None
+    return {light: (np.array(times), letters) for light, (times, letters) in states.items()}
+
+
+def _lights(
+    links: list[SignalLink],
+    signals: dict[str, tuple[NDArray[np.float64], list[str]]],
+    begin_s: float,
+    steps: int,
+    path: NDArray[np.float64],
+) -> Lights:
+    """States of the connections whose stop position lies near the recorder's path."""
+    low, high = path.min(0) - RANGE_M, path.max(0) + RANGE_M
+    near = [x for x in links if x.light in signals and low[0] < x.stop_x_m < high[0] and low[1] < x.stop_y_m < high[1]]
+    if not near:
+        return Lights.none(steps)
+    now = begin_s + np.arange(steps) * STEP_S + 1e-6
+    state = np.zeros((len(near), steps), np.int8)
+    for row, link in enumerate(near):
+        times, letters = signals[link.light]
+        code = [LIGHT_STATES.index(_LIGHT_OF_LETTER.get(s[link.index], "unknown")) for s in letters]
+        at = np.searchsorted(times, now, side="right") - 1
+        state[row] = np.where(at >= 0, np.array(code, np.int8)[np.maximum(at, 0)], 0)
+    return Lights(
+        np.array([x.lane for x in near], np.int32),
+        np.array([x.stop_x_m for x in near]),
+        np.array([x.stop_y_m for x in near]),
+        state,
+    )
+
+
+__all__ = ["VectorMap", "find", "read"]
