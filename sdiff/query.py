@@ -19,6 +19,10 @@ UNNESTED = {"agents": "scenarios", "window_agents": "windows"}
 """Views with one row per agent observed at t0, and the tables they come from."""
 
 
+WIDE = 10
+"""A result with more columns than this does not fit a terminal side by side."""
+
+
 class QueryError(ValueError):
     """A query that cannot be run: says why and which views there are."""
 
@@ -62,7 +66,9 @@ def run(sql: str, data_uri: str) -> pa.Table:
             result = con.sql(sql)
             return pa.table({}) if result is None else result.to_arrow_table()
         except duckdb.Error as error:
-            raise QueryError(f"{error}\nviews at {data_uri}: {', '.join(views(con))}") from error
+            # After an unknown name DuckDB proposes names of its own catalogue, which help nobody.
+            reason = str(error).split("\n")[0] if isinstance(error, duckdb.CatalogException) else str(error)
+            raise QueryError(f"{reason}\nviews at {data_uri}: {', '.join(views(con))}") from error
 
 
 def views(con: duckdb.DuckDBPyConnection) -> list[str]:
@@ -72,16 +78,29 @@ def views(con: duckdb.DuckDBPyConnection) -> list[str]:
 
 
 def format_table(table: pa.Table, limit: int = 40) -> "Table":
-    """The first `limit` rows as a table for the terminal; long values shortened."""
+    """The first `limit` rows as a table for the terminal; a wide result stands on its side, its first rows as columns.
+
+    Long values are shortened: lists, structs and images to what they hold.
+    """
     from rich.table import Table
     from rich.text import Text
 
+    on_its_side = table.num_columns > WIDE
+    limit = min(limit, 3) if on_its_side else limit
+    rows = [[_cell(v) for v in row.values()] for row in table.slice(0, limit).to_pylist()]
     shown = Table(show_edge=False, header_style="bold", caption=_row_count(len(table), limit), caption_justify="left")
+    if on_its_side:
+        shown.add_column("column", no_wrap=True)
+        for i in range(len(rows)):
+            shown.add_column(f"row {i + 1}", overflow="fold")
+        for name, *values in zip(table.column_names, *rows, strict=True):
+            shown.add_row(Text(name, style="bold"), *map(Text, values))
+        return shown
     for field in table.schema:
         number = pa.types.is_integer(field.type) or pa.types.is_floating(field.type) or pa.types.is_decimal(field.type)
         shown.add_column(field.name, justify="right" if number else "left", overflow="fold")
-    for row in table.slice(0, limit).to_pylist():
-        shown.add_row(*[Text(_cell(v)) for v in row.values()])
+    for row in rows:
+        shown.add_row(*map(Text, row))
     return shown
 
 
@@ -106,11 +125,21 @@ def _row_count(rows: int, limit: int) -> str:
 
 
 def _cell(value: Any, longest: int = 60) -> str:
-    if value is None:
-        return "null"
-    if isinstance(value, float):
-        return f"{value:.4g}" if abs(value) < 1e4 else f"{value:,.1f}"
-    if isinstance(value, bytes):
-        return f"<{len(value):,} bytes>"
+    match value:
+        case None:
+            return "null"
+        case bool():
+            return str(value).lower()
+        case float():
+            return f"{value:.4g}" if abs(value) < 1e4 else f"{value:,.1f}"
+        case bytes():
+            return f"{len(value):,} bytes"
+        case list():
+            text = ", ".join(map(_cell, value[:4]))
+            return f"[{text}]" if len(value) <= 4 and len(text) <= longest else f"list of {len(value)}"
+        case dict() if any(isinstance(v, list | dict) for v in value.values()):
+            return f"struct of {', '.join(value)}"
+        case dict():
+            return ", ".join(f"{k} {_cell(v)}" for k, v in value.items())
     text = str(value)
     return text if len(text) <= longest else f"{text[: longest - 1]}…"

@@ -1,7 +1,6 @@
 """SQL over the tables answers what a person would ask of scenarios and windows."""
 
 import io
-import json
 import math
 from typing import Any
 
@@ -141,4 +140,14 @@ def test_the_printed_table_is_readable(data_uri):
     Console(file=out, width=100).print(query.format_table(result, limit=1))
     text = out.getvalue()
     assert "directive" in text and "0.3333" in text and "null" in text and "1 of 2 rows" in text
-    json.dumps(result.to_pylist())
+
+
+def test_a_wide_row_is_printed_on_its_side(data_uri):
+    from rich.console import Console
+
+    out = io.StringIO()
+    result = query.run("SELECT * FROM scenarios", data_uri)
+    Console(file=out, width=100).print(query.format_table(result))
+    lines = out.getvalue().splitlines()
+    assert sum("has_collision" in line and "false" in line and "true" in line for line in lines) == 1
+    assert max(len(line) for line in lines) <= 100 and len(lines) < 80

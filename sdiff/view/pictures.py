@@ -1,5 +1,6 @@
 """Pictures of rows of the tables `scenarios` and `windows`, read from and written to any fsspec URI."""
 
+import logging
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from sdiff.view import draw, sheet
 from sdiff.view.draw import Signals
 from sdiff.view.map_layer import MapLayer
 
+_log = logging.getLogger(__name__)
 ORIGIN = ["origin_x_m", "origin_y_m", "origin_heading_rad"]
 SHOWN = {
     "windows": ["window_id", "map_id", "dataset", "region", "n_agents", *ORIGIN, "agents", "lights"],
@@ -205,6 +207,8 @@ def _layers(places: Sequence[str], map_ids: list[str]) -> dict[str, MapLayer]:
         rows = tables.read(place, "maps", wanted, pc.field("map_id").isin(missing))
         for map_id in rows["map_id"].unique().to_pylist():
             layers[map_id] = MapLayer.of(rows.filter(pc.equal(rows["map_id"], map_id)))
+    if missing := [m for m in map_ids if m not in layers]:
+        _log.warning("no map %s in a table maps at %s: drawn without", ", ".join(missing[:5]), " or ".join(places))
     return layers
 
 

@@ -113,6 +113,7 @@ def _paint_legend(pen: ImageDraw.ImageDraw, y: int, text_px: int, width: int) ->
     entries = [
         ("AV", canvas.EGO),
         ("directed", canvas.DIRECTED),
+        ("asked for", canvas.DIRECTED),
         ("car", canvas.VEHICLE),
         ("truck, bus", canvas.HEAVY),
         ("cyclist", canvas.CYCLIST),
@@ -125,6 +126,8 @@ def _paint_legend(pen: ImageDraw.ImageDraw, y: int, text_px: int, width: int) ->
         box = (x, y + text_px * 0.1, x + text_px, y + text_px * 1.1)
         if text == "pedestrian":
             pen.ellipse(box, fill=colour)
+        elif text == "asked for":
+            pen.rectangle(box, outline=colour, width=2)
         elif text == "cyclist":
             middle, low = x + text_px / 2, box[1] + text_px * 0.6
             near = text_px * 0.18
