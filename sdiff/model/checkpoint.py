@@ -1,0 +1,73 @@
+"""Checkpoints as a folder of `model.safetensors` and `model.json`: weights, recipe, and what they were made from."""
+
+import hashlib
+import json
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+import sdiff
+from sdiff import storage
+from sdiff.model.autoencoder import Autoencoder
+from sdiff.model.recipe import Recipe
+from sdiff.model.scenario_model import ScenarioModel
+
+
+class CheckpointError(ValueError):
+    """A checkpoint is missing or is not one: says which, and what to do."""
+
+
+def save(uri: str, weights: dict[str, Tensor], facts: dict[str, Any], name: str = "model") -> None:
+    """Write `weights` and `facts` under `uri`; the JSON last, so that a folder with one is complete."""
+    data = safetensors.torch.save({k: v.detach().cpu().contiguous() for k, v in weights.items()})
+    facts = {**facts, "code_version": sdiff.__version__, "sha256": hashlib.sha256(data).hexdigest()}
+    storage.write_bytes(storage.join(uri, f"{name}.safetensors"), data)
+    storage.write_bytes(storage.join(uri, f"{name}.json"), json.dumps(facts, indent=1).encode())
+
+
+def read(uri: str, name: str = "model") -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Weights and facts. Raises CheckpointError where they are missing or do not belong together."""
+    try:
+        facts = json.loads(storage.read_bytes(storage.join(uri, f"{name}.json")))
+        data = storage.read_bytes(storage.join(uri, f"{name}.safetensors"))
+    except (storage.StorageError, ValueError) as error:
+        raise CheckpointError(f"no checkpoint at {uri}: {error}; give a folder that `sdiff train` wrote") from error
+    if hashlib.sha256(data).hexdigest() != facts.get("sha256"):
+        raise CheckpointError(f"checkpoint at {uri}: {name}.safetensors is not the file that {name}.json describes")
+    return safetensors.torch.load(data), facts
+
+
+def shipped() -> str:
+    """The folder of the checkpoint that comes with the package."""
+    return str(Path(str(resources.files("sdiff"))) / "checkpoints" / "small")
+
+
+def load(uri: str | None = None, device: str = "cpu") -> ScenarioModel:
+    """The model at `uri`, or the shipped one, ready to sample. Raises CheckpointError."""
+    uri = uri or shipped()
+    weights, facts = read(uri)
+    model = ScenarioModel(Recipe.from_json(facts["recipe"]))
+    _load_into(model, weights, uri)
+    model.model_id = f"{facts['recipe']['name']}-{facts['sha256'][:12]}"
+    return model.eval().to(torch.device(device))
+
+
+def load_autoencoder(uri: str) -> tuple[Autoencoder, Recipe]:
+    """The autoencoder of the checkpoint at `uri`, which may hold no denoiser yet."""
+    weights, facts = read(uri)
+    recipe = Recipe.from_json(facts["recipe"])
+    autoencoder = Autoencoder(recipe.autoencoder)
+    own = {k.removeprefix("autoencoder."): v for k, v in weights.items() if k.startswith("autoencoder.")}
+    _load_into(autoencoder, own, uri)
+    return autoencoder.eval(), recipe
+
+
+def _load_into(module: nn.Module, weights: dict[str, Tensor], uri: str) -> None:
+    try:
+        module.load_state_dict(weights)
+    except RuntimeError as error:
+        raise CheckpointError(f"checkpoint at {uri} does not fit its recipe: {error}") from error

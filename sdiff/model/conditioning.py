@@ -1,0 +1,185 @@
+"""Agent tokens and scene tokens as tensors: every feature with a presence bit, so that any subset directs."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from sdiff import KINDS, WINDOW_M
+from sdiff.model.batch import T0, SceneBatch
+from sdiff.model.blocks import fourier
+from sdiff.scene import TOKEN_NUMBERS, AgentTokens, SceneToken
+
+LATENT_CELLS = 32
+P_MASK_BINS = 10
+SPEED_SCALE_MPS = 10.0
+SIZE_SCALE_M = 5.0
+_GROUPS = (
+    ("x_m", "y_m"),
+    ("heading_rad",),
+    ("speed_mps",),
+    ("end_x_m", "end_y_m"),
+    ("end_heading_rad",),
+    ("end_speed_mps",),
+)
+"""Features that are specified or dropped together in training; sizes and the kind are groups of their own."""
+_INDEX = {name: i for i, name in enumerate(TOKEN_NUMBERS)}
+
+
+class Conditions(NamedTuple):
+    """What directs B scenes. Values are 0 where not given.
+
+    numbers: (B, K, F) float32 in the order of TOKEN_NUMBERS; given: (B, K, F) bool. kind: (B, K) int64, -1 = not given.
+    used: (B, K) bool, false for padding. p_mask: (B,) float32. scene: (B, 2) float32, n_agents and moving_share;
+    scene_given: (B, 2) bool.
+    """
+
+    numbers: Tensor
+    given: Tensor
+    kind: Tensor
+    used: Tensor
+    p_mask: Tensor
+    scene: Tensor
+    scene_given: Tensor
+
+    def to(self, device: torch.device | str) -> "Conditions":
+        """On another device."""
+        return Conditions(*(t.to(device) for t in self))
+
+
+def from_tokens(tokens: Sequence[AgentTokens], scene: Sequence[SceneToken], max_tokens: int = 64) -> Conditions:
+    """Conditions for sampling. p_mask not specified counts as 1 where no token is given, else as one half."""
+    b = len(tokens)
+    numbers = np.full((b, max_tokens, len(TOKEN_NUMBERS)), np.nan, np.float32)
+    kind = np.full((b, max_tokens), -1, np.int64)
+    used = np.zeros((b, max_tokens), bool)
+    for i, t in enumerate(tokens):
+        if len(t) > max_tokens:
+            raise ValueError(f"{len(t)} agent tokens in one scene, expected at most {max_tokens}")
+        numbers[i, : len(t)] = np.stack([getattr(t, name) for name in TOKEN_NUMBERS], -1)
+        kind[i, : len(t)] = t.kind
+        used[i, : len(t)] = True
+    busy = np.array([[s.n_agents, s.moving_share] for s in scene], np.float32)
+    free = [1.0 if len(t) <= 1 else 0.5 for t in tokens]
+    p_mask = np.array([f if np.isnan(s.p_mask) else s.p_mask for s, f in zip(scene, free, strict=True)], np.float32)
+    return Conditions(
+        torch.from_numpy(np.nan_to_num(numbers)),
+        torch.from_numpy(~np.isnan(numbers)),
+        torch.from_numpy(kind),
+        torch.from_numpy(used),
+        torch.from_numpy(p_mask),
+        torch.from_numpy(np.nan_to_num(busy)),
+        torch.from_numpy(~np.isnan(busy)),
+    )
+
+
+def from_scenes(scenes: SceneBatch, generator: torch.Generator | None = None) -> Conditions:
+    """Conditions for training, drawn from the scenes themselves.
+
+    p_mask = 0 for 40 % of the scenes, uniform for the rest; each agent's token is dropped with probability p_mask. Of
+    the tokens that stay, half are whole; in the others each group of features is dropped with probability one half.
+    Scene features are dropped with probability one half each.
+    """
+
+    def rand(*shape: int) -> Tensor:
+        return torch.rand(*shape, generator=generator, device=scenes.real.device)
+
+    b, m = scenes.real.shape
+    pose, last = scenes.pose[:, :, T0], scenes.pose[:, :, -1]
+    columns = {
+        "x_m": pose[..., 0],
+        "y_m": pose[..., 1],
+        "heading_rad": pose[..., 2],
+        "speed_mps": scenes.speed[..., 0],
+        "end_x_m": last[..., 0],
+        "end_y_m": last[..., 1],
+        "end_heading_rad": last[..., 2],
+        "end_speed_mps": scenes.speed[..., 1],
+        "length_m": scenes.size[..., 0],
+        "width_m": scenes.size[..., 1],
+    }
+    numbers = torch.stack([columns[name] for name in TOKEN_NUMBERS], -1)
+    p_mask = torch.where(rand(b) < 0.4, torch.zeros(b, device=pose.device), rand(b))
+    used = scenes.real & (rand(b, m) >= p_mask[:, None])
+    whole = rand(b, m) < 0.5
+    given = torch.ones_like(numbers, dtype=torch.bool)
+    for group in (*_GROUPS, ("length_m", "width_m")):
+        keep = whole | (rand(b, m) < 0.5)
+        for name in group:
+            given[..., _INDEX[name]] = keep
+    for name in ("end_x_m", "end_y_m", "end_heading_rad", "end_speed_mps"):
+        given[..., _INDEX[name]] &= scenes.seen[:, :, -1]
+    given &= used[..., None]
+    kind = torch.where(used & (whole | (rand(b, m) < 0.5)), scenes.kind, -1)
+    count = scenes.real.sum(1)
+    moving = ((scenes.speed[..., 0] > 0.5) & scenes.real).sum(1) / count.clamp(min=1)
+    scene = torch.stack([count.float(), moving], -1)
+    scene_given = rand(b, 2) < 0.5
+    return Conditions(numbers * given, given, kind, used, p_mask, scene * scene_given, scene_given)
+
+
+class TokenEncoder(nn.Module):
+    """Conditions to: a vector per token (B, K, width), an image of the tokens (B, width / 2, 32, 32), a scene vector.
+
+    The image holds each token that has a position at its cell, so that the U-Net need not learn where metres are;
+    tokens without one act through attention alone.
+    """
+
+    frequencies: Tensor
+
+    def __init__(self, width: int, scene_width: int) -> None:
+        super().__init__()
+        frequencies = 2 * torch.pi / torch.tensor([200.0, 100.0, 50.0, 25.0, 12.5, 6.25, 3.125])
+        self.register_buffer("frequencies", frequencies, persistent=False)
+        f = len(TOKEN_NUMBERS)
+        c_in = 4 * 2 * len(frequencies) + 4 + 4 + f + len(KINDS) + 1
+        self.token = nn.Sequential(nn.Linear(c_in, width), nn.SiLU(), nn.Linear(width, width))
+        self.painted = nn.Linear(width + 4, width // 2)
+        self.scene = nn.Sequential(
+            nn.Linear(P_MASK_BINS + 4, scene_width), nn.SiLU(), nn.Linear(scene_width, scene_width)
+        )
+
+    def forward(self, c: Conditions) -> tuple[Tensor, Tensor, Tensor]:
+        column = {name: c.numbers[..., i] for name, i in _INDEX.items()}
+        given = {name: c.given[..., i] for name, i in _INDEX.items()}
+        metres = torch.stack([column[n] for n in ("x_m", "y_m", "end_x_m", "end_y_m")], -1)
+        metres_given = torch.stack([given[n] for n in ("x_m", "y_m", "end_x_m", "end_y_m")], -1)
+        where = (fourier(metres, self.frequencies) * metres_given[..., None]).flatten(2)
+        angle = torch.stack([column["heading_rad"], column["end_heading_rad"]], -1)
+        angle_given = torch.stack([given["heading_rad"], given["end_heading_rad"]], -1)
+        turned = torch.cat([angle.sin() * angle_given, angle.cos() * angle_given], -1)
+        rest = torch.stack(
+            [
+                column["speed_mps"] / SPEED_SCALE_MPS,
+                column["end_speed_mps"] / SPEED_SCALE_MPS,
+                column["length_m"] / SIZE_SCALE_M,
+                column["width_m"] / SIZE_SCALE_M,
+            ],
+            -1,
+        )
+        kind = nn.functional.one_hot(c.kind + 1, len(KINDS) + 1).to(rest.dtype)
+        token = self.token(torch.cat([where, turned, rest, c.given.to(rest.dtype), kind], -1))
+        bins = (c.p_mask * P_MASK_BINS).long().clamp(0, P_MASK_BINS - 1)
+        busy = c.scene * c.scene.new_tensor([1 / 32, 1.0])
+        scene = torch.cat(
+            [nn.functional.one_hot(bins, P_MASK_BINS).to(busy.dtype), busy, c.scene_given.to(busy.dtype)], -1
+        )
+        return token, self._paint(token, metres, metres_given, c.used), self.scene(scene)
+
+    def _paint(self, token: Tensor, metres: Tensor, metres_given: Tensor, used: Tensor) -> Tensor:
+        cell_m = WINDOW_M / LATENT_CELLS
+        at = (WINDOW_M / 2 - metres[..., :2]) / cell_m
+        cell = at.floor().long()
+        placed = used & metres_given[..., 0] & metres_given[..., 1] & ((cell >= 0) & (cell < LATENT_CELLS)).all(-1)
+        offset = at - cell - 0.5
+        ends = (metres[..., 2:] - metres[..., :2]) / SPEED_SCALE_MPS * metres_given[..., 2:]
+        painted = self.painted(torch.cat([token, offset, ends], -1)) * placed[..., None]
+        b = len(token)
+        scene = torch.arange(b, device=token.device)[:, None]
+        cell = cell.clamp(0, LATENT_CELLS - 1)
+        flat = (scene * LATENT_CELLS + cell[..., 0]) * LATENT_CELLS + cell[..., 1]
+        image = painted.new_zeros(b * LATENT_CELLS * LATENT_CELLS, painted.shape[-1])
+        image = image.index_add(0, flat.flatten(), painted.flatten(0, 1))
+        return image.view(b, LATENT_CELLS, LATENT_CELLS, -1).permute(0, 3, 1, 2)

@@ -1,0 +1,229 @@
+"""One box with its trajectory per cell: what the head's channels mean, assignment, losses, decoding, suppression."""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from sdiff import KINDS, WINDOW_M
+from sdiff.geometry import box_corners, boxes_overlap
+from sdiff.model.batch import T0, TIMES_S, SceneBatch
+
+GRID = 64
+CELL_M = WINDOW_M / GRID
+_OTHERS = [i for i in range(len(TIMES_S)) if i != T0]
+HEAD_CHANNELS = 1 + 2 + 2 + 2 + len(KINDS) + 3 * len(_OTHERS)
+"""logit; offset of the centre from the cell's centre; cos, sin; log length, width; kinds; step to each waypoint."""
+_STEP_SCALE_M = 10.0  # a head output of 1 is a step of 10 m between neighbouring waypoints
+
+
+class Boxes(NamedTuple):
+    """What the head says, cell by cell or gathered; `...` is (B, GRID * GRID) or (B, M).
+
+    logit: (...). pose: (..., W, 3), x, y, heading at TIMES_S. direction: (..., 2), cos and sin, not normalised.
+    log_size: (..., 2). kind_logits: (..., K).
+    """
+
+    logit: Tensor
+    pose: Tensor
+    direction: Tensor
+    log_size: Tensor
+    kind_logits: Tensor
+
+
+class DetectionLoss(NamedTuple):
+    """Scalars: the terms of the loss, each per true box. presence: BCE over all cells; the rest over matched cells."""
+
+    presence: Tensor
+    box: Tensor
+    corners: Tensor
+    kind: Tensor
+    waypoints: Tensor
+    waypoint_headings: Tensor
+
+    def total(self) -> Tensor:
+        """Weighted sum; waypoints count in metres like corners."""
+        return self.presence + self.box + self.corners + 0.5 * self.kind + self.waypoints + self.waypoint_headings
+
+
+def cell_centres(device: torch.device | str = "cpu") -> Tensor:
+    """(GRID * GRID, 2) x, y of the cells' centres, window frame [m]; row 0 is ahead, column 0 is left."""
+    axis = WINDOW_M / 2 - (torch.arange(GRID, device=device) + 0.5) * CELL_M
+    return torch.stack(torch.meshgrid(axis, axis, indexing="ij"), -1).view(-1, 2)
+
+
+def read_head(head: Tensor) -> Boxes:
+    """The head's output (B, HEAD_CHANNELS, GRID, GRID) as boxes per cell (B, GRID * GRID, ...)."""
+    cells = head.float().flatten(2).transpose(1, 2)
+    logit, offset, direction, log_size, kinds, steps = cells.split([1, 2, 2, 2, len(KINDS), 3 * len(_OTHERS)], dim=-1)
+    centre = cell_centres(head.device) + offset * CELL_M
+    heading = torch.atan2(direction[..., 1], direction[..., 0])
+    steps = steps.unflatten(-1, (len(_OTHERS), 3))
+    # Each step goes outward from the pose next to it, starting at t0.
+    past = steps[..., :T0, :].flip(-2).cumsum(-2).flip(-2)
+    future = steps[..., T0:, :].cumsum(-2)
+    out = torch.cat([past, torch.zeros_like(steps[..., :1, :]), future], -2)
+    scale = torch.tensor([_STEP_SCALE_M, _STEP_SCALE_M, 1.0], device=head.device)
+    pose = torch.cat([centre, heading[..., None]], -1)[..., None, :] + out * scale
+    return Boxes(logit[..., 0], pose, direction, log_size, kinds)
+
+
+def assign(boxes: Boxes, scenes: SceneBatch) -> Tensor:
+    """One cell for each true box, one box per cell: (B, M) int64 cell indices, arbitrary where not real.
+
+    Each box ranks the 5 x 5 cells around its centre by 4 BCE + L1 + mean corner distance (Scenario Diffusion's cost);
+    where two want the same cell the cheaper one keeps it and the other takes its next best.
+    """
+    b, m = scenes.real.shape
+    x, y = scenes.pose[:, :, T0, 0], scenes.pose[:, :, T0, 1]
+    row = ((WINDOW_M / 2 - x) / CELL_M).floor().long().clamp(0, GRID - 1)
+    col = ((WINDOW_M / 2 - y) / CELL_M).floor().long().clamp(0, GRID - 1)
+    near = torch.arange(-2, 3, device=x.device)
+    rows = (row[..., None, None] + near[:, None]).expand(b, m, 5, 5)
+    cols = (col[..., None, None] + near[None, :]).expand(b, m, 5, 5)
+    inside = ((rows >= 0) & (rows < GRID) & (cols >= 0) & (cols < GRID)).flatten(2)
+    cells = (rows.clamp(0, GRID - 1) * GRID + cols.clamp(0, GRID - 1)).flatten(2)  # (B, M, 25)
+    cost = _assignment_cost(_gather(boxes, cells.flatten(1)), scenes).masked_fill(~inside, torch.inf)
+    return _settle(cells, cost, scenes.real)
+
+
+def detection_loss(boxes: Boxes, scenes: SceneBatch) -> DetectionLoss:
+    """Losses of the boxes against the scenes, with the assignment of `assign`."""
+    with torch.no_grad():
+        cell = assign(boxes, scenes)
+    real = scenes.real
+    n_boxes = real.sum().clamp(min=1)
+    target = torch.zeros_like(boxes.logit)
+    target[torch.nonzero(real, as_tuple=True)[0], cell[real]] = 1.0
+    presence = F.binary_cross_entropy_with_logits(boxes.logit, target, reduction="sum") / n_boxes
+
+    got = _gather(boxes, cell)
+    true_heading = scenes.pose[:, :, T0, 2]
+    direction = torch.stack([true_heading.cos(), true_heading.sin()], -1)
+    log_size = scenes.size.clamp(min=0.1).log()
+    box = (got.direction - direction).abs().sum(-1) + (got.log_size - log_size).abs().sum(-1)
+    centre = (got.pose[:, :, T0, :2] - scenes.pose[:, :, T0, :2]).abs().sum(-1)
+    corners = _corner_distance(got.pose[:, :, T0], got.log_size.exp(), scenes)
+    kind = F.cross_entropy(got.kind_logits.flatten(0, 1), scenes.kind.flatten(), reduction="none").view_as(box)
+
+    seen = scenes.seen[:, :, _OTHERS] & real[..., None]
+    n_seen = seen.sum().clamp(min=1)
+    away = (got.pose[:, :, _OTHERS, :2] - scenes.pose[:, :, _OTHERS, :2]).pow(2).sum(-1).add(1e-4).sqrt()
+    turn = 1 - (got.pose[:, :, _OTHERS, 2] - scenes.pose[:, :, _OTHERS, 2]).cos()
+    return DetectionLoss(
+        presence=presence,
+        box=(box + centre)[real].sum() / n_boxes,
+        corners=corners[real].sum() / n_boxes,
+        kind=kind[real].sum() / n_boxes,
+        waypoints=away[seen].sum() / n_seen,
+        waypoint_headings=turn[seen].sum() / n_seen,
+    )
+
+
+class Detections(NamedTuple):
+    """The boxes kept in one scene, most probable first.
+
+    score: (N,). pose: (N, W, 3) at TIMES_S. size: (N, 2). kind: (N,) int64. All numpy.
+    """
+
+    score: NDArray[np.float32]
+    pose: NDArray[np.float32]
+    size: NDArray[np.float32]
+    kind: NDArray[np.int64]
+
+
+def detect(head: Tensor, min_score: float = 0.5, suppress: bool = True) -> list[Detections]:
+    """Boxes above `min_score`, scene by scene; with `suppress`, no two of them overlap at t0."""
+    boxes = read_head(head.detach())
+    score = boxes.logit.sigmoid()
+    scenes = []
+    for i, keep in enumerate(score >= min_score):
+        order = score[i][keep].argsort(descending=True, stable=True)
+        found = Detections(
+            score[i][keep][order].cpu().numpy(),
+            boxes.pose[i][keep][order].cpu().numpy(),
+            boxes.log_size[i][keep][order].clamp(-3, 4).exp().cpu().numpy(),
+            boxes.kind_logits[i][keep][order].argmax(-1).cpu().numpy(),
+        )
+        scenes.append(_suppressed(found) if suppress else found)
+    return scenes
+
+
+def _suppressed(found: Detections) -> Detections:
+    """Without the boxes that overlap a more probable one at t0."""
+    x, y, heading = found.pose[:, T0].T
+    corners = box_corners(x, y, heading, *found.size.T)
+    overlap = boxes_overlap(corners[:, None], corners[None])
+    keep: list[int] = []
+    for i in range(len(corners)):
+        if not overlap[i, keep].any():
+            keep.append(i)
+    return Detections(*(field[keep] for field in found))
+
+
+def _gather(boxes: Boxes, cell: Tensor) -> Boxes:
+    """Boxes at cells (B, Q)."""
+
+    def pick(field: Tensor) -> Tensor:
+        flat = field.flatten(2) if field.dim() > 2 else field[..., None]
+        picked = flat.gather(1, cell[..., None].expand(-1, -1, flat.shape[-1]))
+        return picked.unflatten(-1, field.shape[2:]) if field.dim() > 2 else picked[..., 0]
+
+    return Boxes(*(pick(f) for f in boxes))
+
+
+def _corners(pose: Tensor, size: Tensor) -> Tensor:
+    """(..., 4, 2) corners of boxes with pose (..., 3) and size (..., 2)."""
+    signs = pose.new_tensor([[1, 1], [-1, 1], [-1, -1], [1, -1]]) / 2
+    local = size[..., None, :] * signs
+    c, s = pose[..., 2].cos()[..., None], pose[..., 2].sin()[..., None]
+    x = c * local[..., 0] - s * local[..., 1]
+    y = s * local[..., 0] + c * local[..., 1]
+    return torch.stack([x, y], -1) + pose[..., None, :2]
+
+
+def _corner_distance(pose: Tensor, size: Tensor, scenes: SceneBatch) -> Tensor:
+    """Mean distance of the four corners to the true ones [m]; pose (B, M, 3), size (B, M, 2) -> (B, M)."""
+    true = _corners(scenes.pose[:, :, T0], scenes.size)
+    return (_corners(pose, size.clamp(max=60)) - true).pow(2).sum(-1).add(1e-6).sqrt().mean(-1)
+
+
+def _assignment_cost(candidates: Boxes, scenes: SceneBatch) -> Tensor:
+    """(B, M, 25) cost of each candidate cell for each true box."""
+    _b, m = scenes.real.shape
+    grouped = Boxes(*(f.unflatten(1, (m, -1)) for f in candidates))
+    heading = scenes.pose[:, :, T0, 2]
+    direction = torch.stack([heading.cos(), heading.sin()], -1)[:, :, None]
+    log_size = scenes.size.clamp(min=0.1).log()[:, :, None]
+    l1 = (grouped.direction - direction).abs().sum(-1) + (grouped.log_size - log_size).abs().sum(-1)
+    true = _corners(scenes.pose[:, :, T0], scenes.size)[:, :, None]
+    away = (
+        (_corners(grouped.pose[..., T0, :], grouped.log_size.clamp(max=4).exp()) - true).pow(2).sum(-1).sqrt().mean(-1)
+    )
+    bce = F.softplus(-grouped.logit)
+    return 4 * bce.clamp(max=3) + l1 + away
+
+
+def _settle(cells: Tensor, cost: Tensor, real: Tensor) -> Tensor:
+    """(B, M) cells so that no two real boxes of a scene share one: losers of a conflict move to their next best."""
+    b, m, q = cells.shape
+    cost = cost.masked_fill(~real[..., None], torch.inf)
+    flat = torch.arange(b, device=cells.device)[:, None] * (GRID * GRID)
+    for _ in range(q):
+        best_cost, best = cost.min(-1)
+        chosen = cells.gather(-1, best[..., None])[..., 0]
+        slot = (flat + chosen).flatten()
+        cheapest = best_cost.new_full((b * GRID * GRID,), torch.inf)
+        cheapest = cheapest.scatter_reduce(0, slot, best_cost.flatten(), "amin")
+        # The index breaks ties, so that exactly one box wins a cell.
+        order = torch.arange(b * m, device=cells.device)
+        wins = best_cost.flatten() <= cheapest[slot]
+        first = order.new_full((b * GRID * GRID,), b * m).scatter_reduce(0, slot[wins], order[wins], "amin")
+        lost = (first[slot] != order).view(b, m) & real & best_cost.isfinite()
+        if not lost.any():
+            break
+        cost = torch.where(lost[..., None], cost.scatter(-1, best[..., None], torch.inf), cost)
+    return chosen

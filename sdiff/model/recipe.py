@@ -1,0 +1,89 @@
+"""What decides a model: typed, frozen, written beside the weights as JSON."""
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from sdiff.scene import WAYPOINTS_S
+
+
+@dataclass(frozen=True)
+class AutoencoderConfig:
+    """Widths of the autoencoder. The latent has `latent_channels` x 32 x 32, the detection grid 64 x 64 cells."""
+
+    latent_channels: int = 8
+    width: int = 64
+    map_width: int = 48
+    blocks: int = 1
+    decoder_blocks: int = 1
+    kl_weight: float = 0.01
+
+
+@dataclass(frozen=True)
+class DenoiserConfig:
+    """Widths of the U-Net at 32 x 32, 16 x 16 and 8 x 8, and of the tokens.
+
+    sigma_data: standard deviation of the scaled latents. log_sigma_mean, log_sigma_std: of the training noise.
+    """
+
+    widths: tuple[int, int, int] = (48, 96, 144)
+    map_width: int = 48
+    token_width: int = 96
+    heads: int = 4
+    sigma_data: float = 0.5
+    log_sigma_mean: float = -0.5
+    log_sigma_std: float = 1.2
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Schedule of one stage. The learning rate rises over `warmup` steps and falls as a cosine to a tenth at the end."""
+
+    steps: int = 8000
+    batch_size: int = 16
+    learning_rate: float = 1e-3
+    weight_decay: float = 1e-5
+    warmup: int = 200
+    ema: float = 0.999
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A named model with the schedules of both stages."""
+
+    name: str = "small"
+    waypoints_s: tuple[float, ...] = WAYPOINTS_S
+    autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
+    denoiser: DenoiserConfig = field(default_factory=DenoiserConfig)
+    train_autoencoder: TrainConfig = field(default_factory=TrainConfig)
+    train_denoiser: TrainConfig = field(default_factory=lambda: TrainConfig(steps=12000))
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain JSON values."""
+        return asdict(self)
+
+    @staticmethod
+    def from_json(raw: dict[str, Any]) -> "Recipe":
+        """From what `to_json` gave, or a part of it. Raises ValueError for a key that no part of a recipe has."""
+        parts: dict[str, type] = {
+            "autoencoder": AutoencoderConfig,
+            "denoiser": DenoiserConfig,
+            "train_autoencoder": TrainConfig,
+            "train_denoiser": TrainConfig,
+        }
+        unknown = set(raw) - set(Recipe.__dataclass_fields__)
+        values: dict[str, Any] = {}
+        for key, value in raw.items():
+            if key in parts:
+                unknown |= {f"{key}.{k}" for k in set(value) - set(parts[key].__dataclass_fields__)}
+        if unknown:
+            raise ValueError(f"unknown recipe keys: {', '.join(sorted(unknown))}; see sdiff/model/recipe.py")
+        default = Recipe()
+        for key, value in raw.items():
+            if key in parts:
+                merged = {**asdict(getattr(default, key)), **value}
+                value = parts[key](**{k: tuple(v) if isinstance(v, list) else v for k, v in merged.items()})
+            values[key] = tuple(value) if isinstance(value, list) else value
+        return Recipe(**values)
+
+
+RECIPES: dict[str, Recipe] = {"small": Recipe()}

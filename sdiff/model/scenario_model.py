@@ -1,0 +1,91 @@
+"""The whole model at work: maps and tokens in, scenes of agents out."""
+
+import hashlib
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from sdiff.model.autoencoder import LATENT_CELLS, Autoencoder
+from sdiff.model.conditioning import from_tokens
+from sdiff.model.denoiser import Denoiser
+from sdiff.model.detection import Detections, detect
+from sdiff.model.recipe import Recipe
+from sdiff.model.samplers import SAMPLERS, karras_sigmas
+from sdiff.model.trajectory import interpolate
+from sdiff.scene import STEPS_FUTURE, STEPS_PAST, Agents, AgentTokens, SceneToken
+
+EGO_RADIUS_M = 2.0
+"""The ego is the agent nearest the origin, if it is within this distance."""
+
+
+class ScenarioModel(nn.Module):
+    """Autoencoder and denoiser of one recipe. `model_id` is the fingerprint of the weights."""
+
+    model_id: str = ""
+
+    def __init__(self, recipe: Recipe) -> None:
+        super().__init__()
+        self.recipe = recipe
+        self.autoencoder = Autoencoder(recipe.autoencoder)
+        self.denoiser = Denoiser(recipe.denoiser, recipe.autoencoder.latent_channels)
+
+    @torch.inference_mode()
+    def sample(
+        self,
+        map_bev: NDArray[np.uint8],
+        tokens: list[AgentTokens],
+        scene: list[SceneToken],
+        noise_keys: list[tuple[int, str, int]],
+        sampler: str = "dpmpp2m",
+        steps: int = 20,
+        min_score: float = 0.5,
+    ) -> list[Agents]:
+        """One scene for each of B places, window frame, no two boxes overlapping at t0.
+
+        map_bev: (B, 8, 256, 256) uint8. tokens, scene: B each. noise_keys: B of (seed, scenario id, attempt); the noise
+        of a scene depends on its key alone. Raises ValueError for an unknown sampler.
+        """
+        if sampler not in SAMPLERS:
+            raise ValueError(f"unknown sampler {sampler!r}, expected one of {', '.join(SAMPLERS)}")
+        device = next(self.parameters()).device
+        maps = torch.as_tensor(map_bev, device=device)
+        context = self.denoiser.context(maps, from_tokens(tokens, scene).to(device))
+        sigmas = karras_sigmas(steps)
+        shape = (self.denoiser.latent_channels, LATENT_CELLS, LATENT_CELLS)
+        noise = torch.from_numpy(np.stack([keyed_noise(key, shape) for key in noise_keys])).to(device)
+
+        def denoise(x: Tensor, sigma: float) -> Tensor:
+            return self.denoiser(x, x.new_full((len(x),), sigma), context)
+
+        latents = self.denoiser.unscale(SAMPLERS[sampler](denoise, noise * sigmas[0], sigmas))
+        return [to_agents(found) for found in detect(self.autoencoder.decode(latents, maps), min_score)]
+
+
+def keyed_noise(key: tuple[int, str, int], shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """Unit Gaussian noise that is a function of the key alone, float32."""
+    digest = hashlib.sha256(repr(key).encode()).digest()
+    generator = np.random.Generator(np.random.Philox(key=np.frombuffer(digest[:16], np.uint64)))
+    return generator.standard_normal(shape, np.float32)
+
+
+def to_agents(found: Detections) -> Agents:
+    """Detections of one scene as agents with 41 poses; the one nearest the origin is the ego."""
+    motion = interpolate(found.pose)
+    n = len(found.score)
+    distance = np.hypot(motion.x_m[:, STEPS_PAST], motion.y_m[:, STEPS_PAST])
+    is_ego = np.zeros(n, bool)
+    if n and distance.min() <= EGO_RADIUS_M:
+        is_ego[distance.argmin()] = True
+    return Agents(
+        agent_id=np.array([f"agent_{i:02d}" for i in range(n)], dtype=np.str_),
+        kind=found.kind.astype(np.int8),
+        length_m=found.size[:, 0].astype(np.float32),
+        width_m=found.size[:, 1].astype(np.float32),
+        is_ego=is_ego,
+        **motion._asdict(),
+        valid=np.ones((n, STEPS_PAST + 1 + STEPS_FUTURE), bool),
+        score=found.score.astype(np.float32),
+        token_index=np.full(n, -1, np.int32),
+    )

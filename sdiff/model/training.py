@@ -1,0 +1,126 @@
+"""Both training stages: what one step does, and the state that a resumed run needs. Knows no Ray and no files."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from sdiff.model.autoencoder import Autoencoder
+from sdiff.model.batch import SceneBatch
+from sdiff.model.conditioning import from_scenes
+from sdiff.model.denoiser import Denoiser, denoising_loss
+from sdiff.model.detection import detection_loss, read_head
+from sdiff.model.recipe import TrainConfig
+
+
+class AutoencoderStage(nn.Module):
+    """Loss of the autoencoder on a batch, with its terms."""
+
+    def __init__(self, autoencoder: Autoencoder) -> None:
+        super().__init__()
+        self.trained = autoencoder
+
+    def forward(self, scenes: SceneBatch, map_bev: Tensor) -> dict[str, Tensor]:
+        posterior = self.trained.encode(scenes)
+        terms = detection_loss(read_head(self.trained.decode(posterior.sample(), map_bev)), scenes)
+        kl = posterior.kl()
+        return {"loss": terms.total() + self.trained.config.kl_weight * kl, "kl": kl, **terms._asdict()}
+
+
+class DenoiserStage(nn.Module):
+    """Loss of the denoiser on the latents of the frozen autoencoder."""
+
+    def __init__(self, denoiser: Denoiser, autoencoder: Autoencoder) -> None:
+        super().__init__()
+        self.trained = denoiser
+        self.frozen = [autoencoder.eval().requires_grad_(False)]  # in a list: not a part of what is trained
+
+    @torch.no_grad()
+    def latents(self, scenes: SceneBatch) -> Tensor:
+        """What the denoiser learns to make: means of the posterior."""
+        return self.frozen[0].encode(scenes).mean
+
+    @torch.no_grad()
+    def fit_scale(self, batches: Iterable[SceneBatch]) -> None:
+        """Set the scale of the latents from data: per channel mean 0 and standard deviation sigma_data."""
+        z = torch.cat([self.latents(scenes) for scenes in batches])
+        self.trained.latent_mean.copy_(z.mean((0, 2, 3)).view(-1, 1, 1))
+        std = z.std((0, 2, 3)).clamp(min=1e-3)
+        self.trained.latent_scale.copy_((self.trained.config.sigma_data / std).view(-1, 1, 1))
+
+    def forward(self, scenes: SceneBatch, map_bev: Tensor) -> dict[str, Tensor]:
+        return {"loss": denoising_loss(self.trained, self.latents(scenes), map_bev, from_scenes(scenes))}
+
+
+@dataclass
+class TrainState:
+    """What is trained, its moving average and its optimizer: all that a killed run needs to go on."""
+
+    trained: nn.Module
+    config: TrainConfig
+    step: int = 0
+    average: dict[str, Tensor] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.optimizer = torch.optim.AdamW(
+            self.trained.parameters(),
+            lr=self.config.learning_rate,
+            weight_decay=self.config.weight_decay,
+            betas=(0.9, 0.99),
+        )
+        self.average = {k: v.detach().clone() for k, v in self.trained.state_dict().items()}
+
+    def update(self, loss: Tensor) -> float:
+        """One optimizer step on `loss`; returns the norm of the gradient before it was clipped to 1."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.config.learning_rate * schedule(self.step, self.config)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(self.trained.parameters(), 1.0)
+        self.optimizer.step()
+        self.step += 1
+        # The average starts fast, so that an early checkpoint is not an average with the random start.
+        decay = min(self.config.ema, (1 + self.step) / (10 + self.step))
+        with torch.no_grad():
+            for name, value in self.trained.state_dict().items():
+                self.average[name].lerp_(value.to(self.average[name].dtype), 1 - decay)
+        return float(norm)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The whole state but the step, as named tensors."""
+        out = {f"model.{k}": v for k, v in self.trained.state_dict().items()}
+        out |= {f"average.{k}": v for k, v in self.average.items()}
+        for name, parameter in self.trained.named_parameters():
+            moments = self.optimizer.state.get(parameter)
+            if moments:
+                out[f"exp_avg.{name}"] = moments["exp_avg"]
+                out[f"exp_avg_sq.{name}"] = moments["exp_avg_sq"]
+        return {k: v.detach().cpu().contiguous() for k, v in out.items()}
+
+    def restore(self, step: int, tensors: dict[str, Tensor]) -> None:
+        """Go on from `step` with what `tensors` gave."""
+        self.step = step
+        self.trained.load_state_dict(_under("model.", tensors))
+        device = next(self.trained.parameters()).device
+        self.average = {k: v.to(device) for k, v in _under("average.", tensors).items()}
+        first, second = _under("exp_avg.", tensors), _under("exp_avg_sq.", tensors)
+        for name, parameter in self.trained.named_parameters():
+            if name in first:
+                self.optimizer.state[parameter] = {
+                    "step": torch.tensor(float(step)),
+                    "exp_avg": first[name].to(device),
+                    "exp_avg_sq": second[name].to(device),
+                }
+
+
+def schedule(step: int, config: TrainConfig) -> float:
+    """Factor on the learning rate: linear warm-up, then a cosine down to a tenth."""
+    if step < config.warmup:
+        return (step + 1) / config.warmup
+    done = min(1.0, (step - config.warmup) / max(1, config.steps - config.warmup))
+    return 0.55 + 0.45 * float(torch.cos(torch.tensor(torch.pi * done)))
+
+
+def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
