@@ -1,0 +1,344 @@
+"""The command line. A command imports what it needs when it runs, so that `sdiff --help` answers at once."""
+
+import functools
+import inspect
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, TextIO
+
+import typer
+
+from sdiff import __version__
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+Result = Mapping[str, Any]
+
+
+class Shown(NamedTuple):
+    """A result that knows better than `show` how people want to see it."""
+
+    result: Result
+    table: "RenderableType"
+
+
+Work = Callable[..., Result | Shown]
+
+app = typer.Typer(
+    name="sdiff",
+    help="Directed driving scenarios: from driving logs to generated, queryable traffic.",
+    epilog="A URI is a folder, or any other place that fsspec reaches, such as s3://bucket/data.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+def command(work: Work) -> Work:
+    """Make `work` a command: adds --json and --verbose, prints what it returns, ends with its exit status."""
+
+    @functools.wraps(work)
+    def run(*, json: bool, verbose: bool, **options: Any) -> None:
+        raise typer.Exit(report(functools.partial(work, **options), as_json=json, verbose=verbose))
+
+    flags = (
+        ("json", "Print one JSON object on stdout; logs go to stderr."),
+        ("verbose", "Log more, and show the traceback of an error."),
+    )
+    signature = inspect.signature(work)
+    extra = [
+        inspect.Parameter(
+            name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=False,
+            annotation=Annotated[bool, typer.Option(f"--{name}", help=text)],
+        )
+        for name, text in flags
+    ]
+    run.__signature__ = signature.replace(parameters=[*signature.parameters.values(), *extra])  # type: ignore[attr-defined]
+    app.command()(run)
+    return work
+
+
+def report(work: Work, *, as_json: bool, verbose: bool) -> int:
+    """Do the work and print its result on stdout; everything else that is printed meanwhile goes to stderr.
+
+    Returns the exit status: 0 done; 1 the work failed, with the reason on stderr.
+    """
+    logging.basicConfig(level=logging.INFO if verbose else logging.WARNING, format="%(message)s", stream=sys.stderr)
+    for ours in ("sdiff", "pipelines"):
+        logging.getLogger(ours).setLevel(logging.DEBUG if verbose else logging.INFO)
+    with _stdout_to_stderr() as stdout:
+        try:
+            result = work()
+        except typer.BadParameter:
+            raise
+        except Exception as error:
+            if verbose:
+                traceback.print_exc()
+            print(f"sdiff: {_message(error)}", file=sys.stderr)
+            return 1
+        plain, table = result if isinstance(result, Shown) else (result, None)
+        if as_json:
+            import orjson
+
+            options = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS | orjson.OPT_APPEND_NEWLINE
+            stdout.write(orjson.dumps(plain, default=str, option=options).decode())
+        else:
+            from rich.console import Console
+
+            Console(file=stdout).print(table or _tables(plain))
+    return 0
+
+
+def say(line: str) -> None:
+    """A line of progress."""
+    logging.getLogger("sdiff").info(line)
+
+
+def _tables(result: Result) -> "RenderableType":
+    """A result for people: a table for each value that holds rows, then the plain values together."""
+    from rich.console import Group
+    from rich.table import Table
+
+    plain = Table("", "", show_header=False, box=None)
+    tables = []
+    for name, value in result.items():
+        rows = _rows(value)
+        if rows is None:
+            plain.add_row(str(name), _cell(value))
+            continue
+        columns = list(dict.fromkeys(key for row in rows for key in row))
+        table = Table(*columns, title=str(name), title_justify="left")
+        for row in rows:
+            table.add_row(*(_cell(row.get(c)) for c in columns))
+        tables.append(table)
+    return Group(*tables, plain)
+
+
+def _rows(value: Any) -> list[Mapping[str, Any]] | None:
+    """The rows of a value that is a table: a list of mappings, or a mapping of mappings; None for any other."""
+    if isinstance(value, list) and value and all(isinstance(v, Mapping) for v in value):
+        return value
+    if isinstance(value, Mapping) and value and all(isinstance(v, Mapping) for v in value.values()):
+        return [{"": key, **row} for key, row in value.items()]
+    return None
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _message(error: BaseException) -> str:
+    """What an error says to a person; an error that the work does not know names its type."""
+    while isinstance(cause := getattr(error, "cause", None), BaseException):  # Ray wraps what a task raised
+        error = cause
+    known = isinstance(error, OSError | ValueError) or type(error).__module__.split(".")[0] in ("duckdb", "_duckdb")
+    text = str(error) or type(error).__name__
+    return text if known else f"unexpected {type(error).__name__}: {text}; run again with --verbose to see where"
+
+
+@contextmanager
+def _stdout_to_stderr() -> Iterator[TextIO]:
+    """Sends all that this process and its children print on stdout to stderr; yields the real stdout."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        with os.fdopen(os.dup(kept), "w", encoding="utf-8") as stdout:
+            yield stdout
+    finally:
+        sys.stdout.flush()
+        os.dup2(kept, 1)
+        os.close(kept)
+
+
+Output = Annotated[str, typer.Option(metavar="URI", help="Parent of the tables that are written.")]
+Windows = Annotated[str, typer.Option(metavar="URI", help="Table windows, or its parent.")]
+Scenarios = Annotated[str, typer.Option(metavar="URI", help="Table scenarios, or its parent.")]
+Seed = Annotated[int, typer.Option(min=0, help="Equal seeds give equal results.")]
+Workers = Annotated[int, typer.Option(min=1, help="Processes that work side by side.")]
+
+
+@command
+def demo(output: Annotated[str, typer.Option(metavar="DIR", help="Folder for all that the demo makes.")]) -> Result:
+    """The whole pipeline on simulated traffic, start to end."""
+    from pipelines import demo
+
+    return demo.run(output, say)
+
+
+@command
+def simulate(
+    output: Annotated[str, typer.Option(metavar="URI", help="One folder of SUMO files is written here per region.")],
+    minutes: Annotated[float, typer.Option(min=0.5, help="Simulated time per region.")] = 10,
+    seed: Seed = 0,
+    regions: Annotated[int, typer.Option(min=1, help="How many of the built-in street networks.")] = 4,
+    net: Annotated[str | None, typer.Option(metavar="FILE", help="Your own SUMO network instead.")] = None,
+    routes: Annotated[str | None, typer.Option(metavar="FILE", help="Your own routes for --net.")] = None,
+    workers: Workers = 1,
+) -> Result:
+    """Make raw driving logs with the SUMO traffic simulator."""
+    if routes and not net:
+        raise typer.BadParameter("--routes needs the --net it belongs to")
+    from sdiff.simulate import simulate
+
+    return simulate(
+        output, minutes=minutes, seed=seed, regions=regions, net=net, routes=routes, report=say, workers=workers
+    )
+
+
+@command
+def ingest(
+    format: Annotated[str, typer.Option(metavar="FORMAT", help="Format of the logs.")],
+    input: Annotated[str, typer.Option(metavar="URI", help="Folder of logs, or one log.")],
+    output: Output,
+    stride_s: Annotated[float, typer.Option(min=0.1, help="Time between windows.")] = 0.5,
+    stand_ins: Annotated[int, typer.Option(min=0, help="Moving vehicles that stand in for the AV, per t0.")] = 3,
+    val_share: Annotated[float, typer.Option(min=0, max=1, help="Share of the logs that goes to split val.")] = 0.1,
+    workers: Workers = 1,
+    max_bad_share: Annotated[float, typer.Option(min=0, max=1, help="Fail where more of the logs are bad.")] = 0.05,
+    runner_options: Annotated[
+        list[str] | None, typer.Argument(metavar="[-- RUNNER OPTIONS]", help="Beam pipeline options, after --.")
+    ] = None,
+) -> Result:
+    """Cut raw driving logs into windows.
+
+    Writes the tables windows, agent_tokens, maps and dead_letters.
+    """
+    from sdiff.logs import FORMATS
+
+    if format not in FORMATS:
+        raise typer.BadParameter(f"unknown format {format!r}; the known ones are {', '.join(sorted(FORMATS))}")
+    from pipelines import ingest
+
+    return ingest.run(
+        format,
+        input,
+        output,
+        stride_s=stride_s,
+        stand_ins=stand_ins,
+        val_share=val_share,
+        workers=workers,
+        max_bad_share=max_bad_share,
+        beam_args=tuple(runner_options or ()),
+    )
+
+
+@command
+def train(
+    stage: Annotated[Literal["autoencoder", "denoiser"], typer.Argument(help="Which of the two networks.")],
+    windows: Windows,
+    output: Annotated[str, typer.Option(metavar="URI", help="Checkpoints, loss curves and pictures are written here.")],
+    config: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Settings (YAML) that differ from the default.")
+    ] = None,
+) -> Result:
+    """Train one stage of the model.
+
+    Run again to go on from the last checkpoint.
+    """
+    from pipelines import train
+
+    return train.run(stage, windows, output, config)
+
+
+@command
+def generate(
+    job: Annotated[str, typer.Argument(metavar="JOB.yaml", help="What to generate; see examples/.")],
+    windows: Annotated[str | None, typer.Option(metavar="URI", help="Table that lends the places.")] = None,
+    count: Annotated[int | None, typer.Option(min=1, help="How many scenarios.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Equal seeds give equal bytes.")] = None,
+    model: Annotated[str | None, typer.Option(metavar="URI", help="Checkpoint; the shipped one unless given.")] = None,
+    output: Annotated[str | None, typer.Option(metavar="URI", help="Parent of table scenarios.")] = None,
+    actors: Annotated[int | None, typer.Option(min=1, help="Processes with the model; one per GPU or core.")] = None,
+    device: Annotated[Literal["cuda", "cpu"] | None, typer.Option(help="What is there, unless given.")] = None,
+) -> Result:
+    """Generate scenarios in bulk, as a job file directs.
+
+    Run again to go on with a job that was stopped. Options override the job file.
+    """
+    from pipelines import generate
+
+    return generate.run(
+        job,
+        windows=windows,
+        count=count,
+        seed=seed,
+        model=model,
+        output=output,
+        actors=actors,
+        device=device,
+        report=say,
+    )
+
+
+@command
+def evaluate(
+    scenarios: Scenarios,
+    windows: Windows,
+    output: Annotated[str | None, typer.Option(metavar="URI", help="evaluation.json is written here.")] = None,
+    seed: Seed = 0,
+    limit: Annotated[int | None, typer.Option(min=1, help="Measure that many scenarios, drawn at random.")] = None,
+) -> Shown:
+    """Measure generated scenarios beside the logs' own windows."""
+    from pipelines import evaluate
+
+    result = evaluate.run(scenarios, windows, output, seed=seed, limit=limit)
+    return Shown(result, evaluate.table(result))
+
+
+@command
+def query(
+    sql: Annotated[str, typer.Argument(metavar='"SQL"', help="A query in DuckDB's SQL; every table is a view.")],
+    data: Annotated[str, typer.Option(metavar="URI", help="Parent of the tables.")],
+) -> Shown:
+    """Ask the tables in SQL."""
+    from sdiff import query
+
+    rows = query.run(sql, data)
+    return Shown({"rows": rows.to_pylist()}, query.format_table(rows))
+
+
+@command
+def render(
+    output: Annotated[str, typer.Option(metavar="DIR", help="Folder for the pictures.")],
+    scenarios: Annotated[str | None, typer.Option(metavar="URI", help="Table scenarios, or its parent.")] = None,
+    windows: Annotated[
+        str | None,
+        typer.Option(metavar="URI", help="Table windows; with --scenarios each is drawn above its scenario."),
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, help="How many, spread evenly over the table.")] = 24,
+    id: Annotated[list[str] | None, typer.Option(metavar="ID", help="Draw this row; may be repeated.")] = None,
+    animate: Annotated[Literal["webp", "gif"] | None, typer.Option(help="Animate each as well.")] = None,
+) -> Result:
+    """Draw scenarios, or windows.
+
+    Writes a picture of each, animations if asked, and a contact sheet of all.
+    """
+    if scenarios is None and windows is None:
+        raise typer.BadParameter("nothing to draw: give --scenarios, --windows or both")
+    from sdiff import view
+
+    written = view.render(scenarios, windows, output=output, limit=limit, ids=id, animate=(animate,) if animate else ())
+    return {"output": output, "files": len(written), "contact_sheet": written[-1]}
+
+
+@app.callback(invoke_without_command=True)
+def about(version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False) -> None:
+    if version:
+        print(__version__)
+        raise typer.Exit
+
+
+def main() -> None:
+    """Entry point of `sdiff`."""
+    app()
