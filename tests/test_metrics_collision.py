@@ -7,8 +7,9 @@ import pytest
 from shapely import Polygon
 from traffic import traffic
 
-from sdiff.geometry import box_corners
-from sdiff.metrics.collision import boxes_distance, contact
+from sdiff.geometry import box_corners, boxes_overlap
+from sdiff.metrics import boxes
+from sdiff.metrics.collision import contact
 from sdiff.scene import STEPS_PAST
 
 
@@ -43,15 +44,20 @@ def test_boxes_pass_between_each_other_without_contact_where_their_circles_overl
 
 
 def random_boxes(n: int, seed: int) -> np.ndarray:
+    """x, y, heading, length, width; (5, n)."""
     rng = np.random.default_rng(seed)
-    return box_corners(*rng.uniform(-8, 8, (2, n)), rng.uniform(-np.pi, np.pi, n), *rng.uniform(0.5, 6, (2, n)))
+    return np.stack([*rng.uniform(-8, 8, (2, n)), rng.uniform(-np.pi, np.pi, n), *rng.uniform(0.5, 6, (2, n))])
 
 
-def test_the_distance_of_boxes_is_that_of_their_polygons() -> None:
+def test_distance_and_overlap_of_boxes_are_those_of_their_polygons() -> None:
     a, b = random_boxes(300, 1), random_boxes(300, 2)
-    by_shapely = [Polygon(p).distance(Polygon(q)) for p, q in zip(a, b, strict=True)]
+    a_corners, b_corners = box_corners(*a), box_corners(*b)
+    by_shapely = [Polygon(p).distance(Polygon(q)) for p, q in zip(a_corners, b_corners, strict=True)]
     assert 0 in by_shapely and max(by_shapely) > 5
-    np.testing.assert_allclose(boxes_distance(a, b), by_shapely, atol=1e-9)
+    shapes = [[(np.cos(h), np.sin(h), length, width) for h, length, width in side[2:].T] for side in (a, b)]
+    pairs = list(zip(*(b - a)[:2], *shapes, strict=True))
+    np.testing.assert_allclose([boxes.distance(*pair) for pair in pairs], by_shapely, atol=1e-9)
+    np.testing.assert_array_equal([boxes.overlap(*pair) for pair in pairs], boxes_overlap(a_corners, b_corners))
 
 
 def test_scenes_of_moving_boxes_agree_with_polygons_at_every_step() -> None:

@@ -38,7 +38,7 @@ def test_the_unbiased_estimate_is_the_sum_over_pairs_of_different_points() -> No
 
 
 def test_traffic_the_other_way_round_differs_in_heading_and_velocity_alone() -> None:
-    x, y = [0.0, 10, 20, 30], [0.0, 0, 3.5, 3.5]
+    x, y = [0.0, 10, 20, 30, 40], [0.0, 0, 3.5, 3.5, 0]
     there, back = traffic(x, y, 0.0, 10.0), traffic(x, y, np.pi, 10.0)
     distance = scene_mmd2(there, back)
     assert distance["heading"] > 1.9 and distance["velocity"] > 1.9
@@ -46,7 +46,9 @@ def test_traffic_the_other_way_round_differs_in_heading_and_velocity_alone() -> 
     assert scene_mmd2_trafficgen(there, back)["heading"] > 0.5
 
 
-def test_a_scene_of_the_ego_alone_has_no_distance() -> None:
+def test_the_ego_does_not_count_and_alone_has_no_distance() -> None:
+    fast, slow = (traffic([0.0, 10, 20], [0.0, 0, 0], 0.0, [ego, 5.0, 6.0]) for ego in (20.0, 0.0))
+    assert scene_mmd2(fast, slow) == scene_mmd2(slow, slow)
     alone, pair = traffic([0.0], [0.0]), traffic([0.0, 9], [0.0, 0])
     assert np.isnan(list(scene_mmd2(alone, pair).values())).all()
     assert np.isnan(list(scene_mmd2_trafficgen(alone, pair).values())).all()

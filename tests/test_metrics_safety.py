@@ -9,7 +9,8 @@ from shapely.affinity import translate
 from traffic import TIME_S, traffic
 
 from sdiff.geometry import box_corners
-from sdiff.metrics.safety import boxes_time_to_collision, pair_min_ttc_s, scenario_columns
+from sdiff.metrics import boxes
+from sdiff.metrics.safety import min_ttc_s, scenario_columns
 from sdiff.scene import Agents, AgentTokens
 
 EVERYWHERE = np.full((256, 256), 255, np.uint8)
@@ -57,11 +58,12 @@ def test_time_to_collision_is_the_first_contact_of_moving_polygons() -> None:
     n = 100
     dx, dy = rng.uniform(-25, 25, (2, n))
     dvx, dvy = -dx * 0.2 + rng.normal(0, 1, n), -dy * 0.2 + rng.normal(0, 1, n)
-    boxes = [(rng.uniform(-3, 3, n), rng.uniform(3, 9, n), rng.uniform(1, 3, n)) for _ in range(2)]
-    ttc = boxes_time_to_collision(dx, dy, dvx, dvy, *boxes)
+    shapes = [(rng.uniform(-3, 3, n), rng.uniform(3, 9, n), rng.uniform(1, 3, n)) for _ in range(2)]
+    scalars = [zip(np.cos(h), np.sin(h), length, width, strict=True) for h, length, width in shapes]
+    ttc = np.array([boxes.time_to_collision(*pair) for pair in zip(dx, dy, dvx, dvy, *scalars, strict=True)])
     assert 25 < np.isfinite(ttc).sum() < n
-    a = [Polygon(p) for p in box_corners(0.0, 0.0, *boxes[0])]
-    b = [Polygon(p) for p in box_corners(dx, dy, *boxes[1])]
+    a = [Polygon(p) for p in box_corners(0.0, 0.0, *shapes[0])]
+    b = [Polygon(p) for p in box_corners(dx, dy, *shapes[1])]
     for i in range(n):
         if np.isinf(ttc[i]):
             swept = [translate(b[i], dvx[i] * t, dvy[i] * t).intersection(a[i]).area for t in np.arange(0, 20, 0.1)]
@@ -94,8 +96,9 @@ def test_a_pair_has_the_least_time_of_the_steps_at_which_both_are_seen() -> None
     scene = traffic([0.0, 40.0], [0.0, 0.0], 0.0, [10.0, 0.0])
     seen = scene.valid.copy()
     seen[1, 11:] = False
-    pair = pair_min_ttc_s(replace(scene, valid=seen), np.array([0]), np.array([1]))
-    assert pair == pytest.approx([(40 - 4) / 10 + 1.0], rel=1e-5)  # last seen together 1 s before t0
+    ttc = min_ttc_s(replace(scene, valid=seen))
+    assert ttc[0, 1] == ttc[1, 0] == pytest.approx((40 - 4) / 10 + 1.0, rel=1e-5)  # last seen together 1 s before t0
+    assert np.isinf(np.diag(ttc)).all()
 
 
 def test_an_empty_scene_has_no_numbers() -> None:

@@ -9,6 +9,7 @@ from sdiff.scene import Agents
 Array = NDArray[np.float64]
 
 MOVING_MPS = 2.0
+"""Below this speed the direction of the velocity is noise, and most agents stand."""
 ACCELERATION_STEPS = 10
 """Accelerations are means over 1 s: at 0.1 s the tracking noise of recorded logs drowns them."""
 
@@ -29,8 +30,13 @@ def slip_rad(agents: Agents) -> tuple[Array, NDArray[np.bool_]]:
 
 
 def acceleration_mps2(agents: Agents) -> Array:
-    """Size of the mean acceleration over each second of a wheeled agent that is seen at both ends, (M,) [m/s2]."""
+    """Size of the mean acceleration over each second of a wheeled agent, (M,) [m/s2].
+
+    Over the seconds at whose both ends the agent is seen, and at one of them faster than 2 m/s.
+    """
     wheeled = agents.take(_WHEELED[agents.kind])
     both = wheeled.valid[:, ACCELERATION_STEPS:] & wheeled.valid[:, :-ACCELERATION_STEPS]
     change = [v[:, ACCELERATION_STEPS:] - v[:, :-ACCELERATION_STEPS] for v in (wheeled.vx_mps, wheeled.vy_mps)]
+    moving = np.hypot(wheeled.vx_mps, wheeled.vy_mps) > MOVING_MPS
+    both &= moving[:, ACCELERATION_STEPS:] | moving[:, :-ACCELERATION_STEPS]
     return np.hypot(*change)[both].astype(np.float64) / (ACCELERATION_STEPS * STEP_S)

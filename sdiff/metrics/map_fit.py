@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
 
 from sdiff import KINDS, VEHICLE_KINDS, WINDOW_M
 from sdiff.geometry import SE2
 from sdiff.logs.driving_log import LANE_TYPES, VectorMap
+from sdiff.metrics.boxes import compiled
 from sdiff.scene import Agents
 
 LANE_WIDTH_M = 3.6
@@ -97,26 +97,33 @@ def lane_heading_error_rad(agents: Agents, lanes: LaneSegments) -> NDArray[np.fl
     lanes: window frame. Returns (M,), one per pose of `vehicle_poses`; NaN where no lane covers the place.
     """
     poses = vehicle_poses(agents)
-    x, y, heading = (v[poses].astype(np.float64) for v in (agents.x_m, agents.y_m, agents.heading_rad))
-    return _smallest_angle(x, y, heading, lanes.start_m, lanes.end_m, lanes.half_width_m)
+    x, y, heading = (v.astype(np.float64) for v in (agents.x_m, agents.y_m, agents.heading_rad))
+    return _smallest_angle(x, y, heading, poses, lanes.start_m, lanes.end_m, lanes.half_width_m)[poses]
 
 
-@njit(cache=True)
-def _smallest_angle(x, y, heading, start, end, half_width):  # type: ignore[no-untyped-def]
-    error = np.full(len(x), np.nan)
-    direction = np.arctan2(end[:, 1] - start[:, 1], end[:, 0] - start[:, 0])
-    for p in range(len(x)):
+@compiled
+def _smallest_angle(x, y, heading, poses, start, end, half_width):  # type: ignore[no-untyped-def]
+    error = np.full(x.shape, np.nan)
+    for i in range(len(x)):
+        at = np.flatnonzero(poses[i])
+        if len(at) == 0:
+            continue
+        xs, ys = x[i][at], y[i][at]
+        x_min, x_max, y_min, y_max = xs.min(), xs.max(), ys.min(), ys.max()
         for s in range(len(start)):
-            ex, ey = end[s, 0] - start[s, 0], end[s, 1] - start[s, 1]
-            dx, dy = x[p] - start[s, 0], y[p] - start[s, 1]
-            length2 = ex * ex + ey * ey
-            if length2 == 0.0:
+            (x0, y0), (x1, y1), reach = start[s], end[s], half_width[s]
+            if min(x0, x1) - reach > x_max or max(x0, x1) + reach < x_min:
                 continue
-            along = min(max((dx * ex + dy * ey) / length2, 0.0), 1.0)
-            gx, gy = dx - along * ex, dy - along * ey
-            if gx * gx + gy * gy > half_width[s] * half_width[s]:
+            if min(y0, y1) - reach > y_max or max(y0, y1) + reach < y_min:
                 continue
-            angle = abs((heading[p] - direction[s] + np.pi) % (2 * np.pi) - np.pi)
-            if not error[p] <= angle:
-                error[p] = angle
+            length, direction = np.hypot(x1 - x0, y1 - y0), np.arctan2(y1 - y0, x1 - x0)
+            ux, uy = np.cos(direction), np.sin(direction)
+            for p in range(len(at)):
+                along, across = ux * (xs[p] - x0) + uy * (ys[p] - y0), ux * (ys[p] - y0) - uy * (xs[p] - x0)
+                beyond = max(-along, along - length, 0.0)
+                if length == 0.0 or across**2 + beyond**2 > reach**2:
+                    continue
+                angle = abs((heading[i, at[p]] - direction + np.pi) % (2 * np.pi) - np.pi)
+                if not error[i, at[p]] <= angle:
+                    error[i, at[p]] = angle
     return error

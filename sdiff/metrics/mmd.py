@@ -17,7 +17,11 @@ for nothing. The Scenario Diffusion paper does not give its widths; these are ou
 
 
 def features(agents: Agents) -> dict[str, Array]:
-    """Position, heading as a unit vector, velocity and size at t0 of the agents seen then, (n, 2) each."""
+    """Position, heading as a unit vector, velocity and size at t0 of the agents seen then, (n, 2) each.
+
+    Without the ego: it stands at the origin of every scene, so it would make any two look alike.
+    """
+    agents = agents.take(~agents.is_ego)
     seen = at_t0(agents.valid)
     x, y, heading, vx, vy = (
         at_t0(v)[seen].astype(np.float64)
@@ -63,14 +67,17 @@ def mmd2_trafficgen(a: Array, b: Array) -> float:
 
 
 def scene_mmd2(a: Agents, b: Agents) -> dict[str, float]:
-    """Unbiased squared MMD of two scenes at one place, per feature; NaN where a scene has fewer than two agents."""
+    """Unbiased squared MMD of two scenes at one place, per feature; NaN where a scene has fewer than two agents.
+
+    About 0 for two independent samples of the same traffic; below 0 for a copy, which no independent sample equals.
+    """
     of_a, of_b = features(a), features(b)
     return {name: mmd2_unbiased(of_a[name], of_b[name], sigma) for name, sigma in SIGMA.items()}
 
 
 def scene_mmd2_trafficgen(a: Agents, b: Agents) -> dict[str, float]:
-    """TrafficGen's squared MMD of two scenes at one place, per feature, egos left out; NaN where no other agent is."""
-    of_a, of_b = features(a.take(~a.is_ego)), features(b.take(~b.is_ego))
+    """TrafficGen's squared MMD of two scenes at one place, per feature; NaN where a scene has no agent."""
+    of_a, of_b = features(a), features(b)
     return {name: mmd2_trafficgen(of_a[name], of_b[name]) for name in SIGMA}
 
 
