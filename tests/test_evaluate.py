@@ -15,6 +15,7 @@ from traffic import traffic
 import schemas
 from pipelines import evaluate
 from sdiff import tables
+from sdiff.baselines import PastedLogs
 from sdiff.columns import agents_to_arrow, scene_tokens_to_arrow, tokens_to_arrow
 from sdiff.logs.driving_log import FEATURE_KINDS, LANE_TYPES
 from sdiff.scene import BEV_PIXELS, MAP_CHANNELS, Agents, AgentTokens, SceneToken
@@ -189,6 +190,14 @@ def test_scenes_without_agents_are_measured(data: Path) -> None:
     generated = evaluate.run(str(data), str(data))["columns"]["generated"]
     assert generated["agents"] == 0 and generated["agents_error"] == 4
     assert generated["drivable_share"] is None and generated["collision"] is None
+
+
+def test_a_place_never_gets_the_agents_of_its_own_log() -> None:
+    scenes = [queue(1), queue(2), queue(3)]
+    paste, rng = PastedLogs(scenes, ["log a", "log b", "log b"]), np.random.default_rng(0)
+    assert {len(scene) for _ in range(50) if (scene := paste.sample("log a", rng))} == {2, 3}
+    assert paste.sample("log b", rng) is scenes[0]
+    assert PastedLogs(scenes[:1], ["log a"]).sample("log a", rng) is None
 
 
 def test_the_table_has_a_line_per_measure_and_no_kinds_that_nobody_has(data: Path) -> None:

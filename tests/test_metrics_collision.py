@@ -10,7 +10,6 @@ from traffic import traffic
 from sdiff.geometry import box_corners, boxes_overlap
 from sdiff.metrics import boxes
 from sdiff.metrics.collision import contact
-from sdiff.scene import STEPS_PAST
 
 
 def test_boxes_that_touch_at_a_corner_or_a_side_do_not_collide() -> None:
@@ -84,4 +83,3 @@ def test_no_agents_and_one_agent_are_no_collision() -> None:
     assert not contact(traffic([0.0], [0.0])).in_collision.any()
     nobody = traffic([0.0], [0.0]).take(np.zeros(1, bool))
     assert contact(nobody).in_collision.shape == (0, 41)
-    assert STEPS_PAST == 20
