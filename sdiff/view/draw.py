@@ -81,14 +81,24 @@ def animation(
 
 def encode_gif(frames: list[Image.Image]) -> bytes:
     """An endless GIF at the scene's own speed."""
-    # One palette for all frames: a palette per frame makes still surfaces flicker.
-    samples = [f.resize((f.width // 2, f.height // 2)) for f in frames[:: max(len(frames) // 4, 1)]]
-    wall = Image.new("RGB", (samples[0].width * len(samples), samples[0].height))
-    for i, sample in enumerate(samples):
-        wall.paste(sample, (i * sample.width, 0))
-    palette = wall.quantize(255, method=Image.Quantize.MEDIANCUT)
-    flat = [f.quantize(palette=palette, dither=Image.Dither.NONE) for f in frames]
-    return _encode(flat, "GIF", optimize=False)
+    # One palette for all frames, of the colours we draw with: a palette per frame makes still surfaces flicker, and
+    # one counted from the pixels loses the few that matter, such as signals.
+    wall = Image.new("P", (1, 1))
+    wall.putpalette([channel for colour in _gif_colours() for channel in colour])
+    return _encode([f.quantize(palette=wall, dither=Image.Dither.NONE) for f in frames], "GIF", optimize=False)
+
+
+def _gif_colours() -> list[Colour]:
+    """At most 256 colours: all we paint with, and what antialiasing makes of them at their edges."""
+    solid = (canvas.EGO, canvas.DIRECTED, canvas.VEHICLE, canvas.HEAVY, canvas.CYCLIST, canvas.PEDESTRIAN, canvas.INK)
+    flat = (canvas.GROUND, canvas.ROAD, canvas.SIDEWALK, canvas.BIKEWAY, canvas.DRIVEWAY, canvas.PAINT, canvas.CURB)
+    fine = (canvas.CENTRELINE, canvas.ARROW, canvas.BUMP, canvas.OTHER, canvas.FADED_INK, *canvas.SIGNAL.values())
+    trajectory = canvas.ramp((canvas.PAST, canvas.FUTURE), 40)
+    edges = [canvas.blend(c, canvas.PAINT, s) for c in solid for s in (0.2, 0.4, 0.6, 0.8)]
+    edges += [canvas.blend(c, canvas.PAINT, s) for c in trajectory[::2] for s in (0.35, 0.7)]
+    edges += [canvas.blend(a, b, s) for a in flat for b in flat if a < b for s in (0.33, 0.67)]
+    edges += [canvas.blend(c, canvas.ROAD, s) for c in (*solid, *canvas.SIGNAL.values()) for s in (0.33, 0.67)]
+    return list(dict.fromkeys((*flat, *solid, *fine, *trajectory, *edges)))[:256]
 
 
 def encode_webp(frames: list[Image.Image]) -> bytes:
