@@ -174,13 +174,13 @@ def _map(roads: list[dict[str, Any]], map_id: str) -> tuple[VectorMap, list[str 
     """The map, and the source's id of each of its lanes, None where it gives none."""
     lanes = _of_type(roads, "lane", 2)
     lines = _lines(lanes)
-    links = derive.lane_links(lines)
+    is_bike = np.array([r.get("map_element_id") == BIKE_LANE for r in lanes], bool)
+    links = derive.lane_links(lines, np.where(is_bike, derive.BIKE_LANE_WIDTH_M, derive.LANE_WIDTH_M))
     edges = _lines(_of_type(roads, "road_edge", 2))
     signs = _lines(_of_type(roads, "stop_sign", 1)[:])
     lane_ids = [None if r.get("id") is None else str(r["id"]) for r in lanes]
     known = len({i for i in lane_ids if i is not None}) == len(lanes)
-    is_bike = np.array([r.get("map_element_id") == BIKE_LANE for r in lanes], bool)
-    n = lines.count
+    n = len(lines)
     others = [
         Features(kind, _lines(_of_type(roads, name, LEAST_VERTICES.get(name, 2)))) for name, kind in ROAD_KINDS.items()
     ]

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -10,7 +10,8 @@ from numpy.typing import ArrayLike, NDArray
 from sdiff.logs.driving_log import FEATURE_KINDS, LANE_TYPES, VectorMap
 
 
-class Lines(NamedTuple):
+@dataclass(frozen=True)
+class Lines:
     """n polylines or open rings as ragged arrays: line i is xy_m[start[i]:start[i + 1]].
 
     start: (n + 1,) int64. xy_m: (P, 2) float64, map frame [m].
@@ -30,9 +31,7 @@ class Lines(NamedTuple):
         """Lines from the number of vertices of each and all vertices in one array."""
         return Lines(np.concatenate([[0], np.cumsum(vertices)]).astype(np.int64), xy_m)
 
-    @property
-    def count(self) -> int:
-        """How many lines."""
+    def __len__(self) -> int:
         return len(self.start) - 1
 
     @property
@@ -43,7 +42,7 @@ class Lines(NamedTuple):
     @property
     def owner(self) -> NDArray[np.int64]:
         """The line that each vertex belongs to, (P,)."""
-        return np.repeat(np.arange(self.count), self.vertices)
+        return np.repeat(np.arange(len(self)), self.vertices)
 
     def line(self, i: int) -> NDArray[np.float64]:
         """Vertices of line i, (k, 2) [m]."""
@@ -85,17 +84,17 @@ def vector_map(map_id: str, lanes: Lanes, others: Sequence[Features], crs: str |
 
     Features without ids are called <kind>_<number>; those with an id, <kind>_<id>, because sources count by kind.
     """
-    n_lanes = lanes.lines.count
-    groups = [g for g in others if g.lines.count]
-    n = n_lanes + sum(g.lines.count for g in groups)
+    n_lanes = len(lanes.lines)
+    groups = [g for g in others if len(g.lines)]
+    n = n_lanes + sum(len(g.lines) for g in groups)
     every = [lanes.lines, *(g.lines for g in groups)]
 
     def padded(values: NDArray[Any], fill: float) -> NDArray[Any]:
         return np.concatenate([values, np.full(n - n_lanes, fill, values.dtype)])
 
     kinds = [FEATURE_KINDS.index("lane_centerline"), *(FEATURE_KINDS.index(g.kind) for g in groups)]
-    counts = [lines.count for lines in every]
-    names = [f"{g.kind}_{i}" for g in groups for i in (g.ids or range(g.lines.count))]
+    counts = [len(lines) for lines in every]
+    names = [f"{g.kind}_{i}" for g in groups for i in (g.ids or range(len(g.lines)))]
     return VectorMap(
         map_id=map_id,
         feature_id=np.array([*lanes.ids, *names], np.str_),

@@ -5,31 +5,40 @@ from typing import NamedTuple
 import numpy as np
 import shapely
 from numpy.typing import NDArray
-from scipy.sparse import coo_array
 from scipy.spatial import cKDTree
 
 from sdiff.geometry import wrap_angle
 from sdiff.maps import Lines
 
-LANE_WIDTH_M = 3.8
-"""Width of a lane whose source does not say."""
+LANE_WIDTH_M = 3.6
+BIKE_LANE_WIDTH_M = 1.7
+"""Usual widths of lanes whose source does not say."""
 
-JOIN_M = 1.0
-"""Farthest that a lane may start from the end of the lane that leads into it."""
-JOIN_RAD = 0.6
+JOIN_M = 0.1
+JOIN_RAD = 0.7
+"""A lane leads into another where it ends at its start, to this distance and angle."""
 
 SAMPLE_M = 2.0
-NEIGHBOUR_M = (1.5, 5.5)
-"""How far to the side a neighbouring lane may lie."""
 NEIGHBOUR_RAD = 0.35
-NEIGHBOUR_SHARE = 0.5
-"""Share of the shorter lane that must lie beside the other."""
+NEIGHBOUR_WIDTHS = 1.25
+"""Neighbours lie at most this many mean widths apart, from centre to centre."""
+NEIGHBOUR_SHARE = 0.6
+"""Share of a lane along which its neighbour must accompany it."""
+ONCOMING_M = 0.5
+"""How much nearer an oncoming lane must be to come between: the turning lane in the middle is drawn once each way."""
 
-CROSSING_RAD = 0.35
-"""Angle from which two lanes that meet cross or part in a junction, rather than change places."""
+JUNCTION_RAD = 0.35
+"""Angle from which two lanes that part or meet do so in a junction, rather than at a change of the number of lanes."""
+JUNCTION_M = 60.0
+"""Longest lane that lies in a junction."""
 
-REACH_M = 8.0
+REACH_M = 20.0
 """How far from a lane's centre the carriageway is searched for its edge."""
+BESIDE_M = 0.5
+"""Lanes nearer than this run into each other; lines of sight reach as far past the next lane, so that areas overlap."""
+SMOOTH_M = 0.05
+GRID_M = 0.01
+"""Tolerance of derived outlines, and the grid that their vertices lie on, which keeps their overlay robust."""
 HOLE_M2 = 150.0
 """Largest hole between lanes that is carriageway where no road edge lies in it."""
 
@@ -67,7 +76,7 @@ def sample(lines: Lines, spacing_m: float) -> Samples:
     arc = _arc(lines)
     begin, length = arc[lines.start[:-1]], lengths(lines)
     pieces = np.maximum(np.ceil(length / spacing_m).astype(np.int64), 1)
-    line = np.repeat(np.arange(lines.count), pieces + 1)
+    line = np.repeat(np.arange(len(lines)), pieces + 1)
     nth = np.arange(len(line)) - np.repeat(np.concatenate([[0], np.cumsum(pieces + 1)[:-1]]), pieces + 1)
     along = nth / pieces[line] * length[line]
 
@@ -79,11 +88,14 @@ def sample(lines: Lines, spacing_m: float) -> Samples:
     return Samples(line, x, y, np.arctan2(y1 - y0, x1 - x0), along)
 
 
-def lane_links(lines: Lines) -> LaneLinks:
-    """Successors, neighbours in the same direction and junction lanes of centrelines in driving direction."""
+def lane_links(lines: Lines, width_m: NDArray[np.floating]) -> LaneLinks:
+    """Successors, neighbours in the same direction and junction lanes of centrelines in driving direction.
+
+    width_m: (n,), usual width of each lane. Every line needs two vertices or more.
+    """
     samples = sample(lines, SAMPLE_M)
     successors = _successors(lines, samples)
-    left, right = _neighbours(lines, samples)
+    left, right = _neighbours(samples, width_m)
     return LaneLinks(successors, left, right, _in_junction(lines, samples, successors))
 
 
@@ -96,7 +108,7 @@ def _arc(lines: Lines) -> NDArray[np.float64]:
 
 def _ends(lines: Lines, samples: Samples) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Index of the first and the last sample of each line."""
-    first = np.searchsorted(samples.line, np.arange(lines.count))
+    first = np.searchsorted(samples.line, np.arange(len(lines)))
     return first, np.concatenate([first[1:], [len(samples.line)]]) - 1
 
 
@@ -111,118 +123,155 @@ def _successors(lines: Lines, samples: Samples) -> NDArray[np.int32]:
     return found[np.lexsort((found[:, 1], found[:, 0]))]
 
 
-def _neighbours(lines: Lines, samples: Samples) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+def _neighbours(samples: Samples, width_m: NDArray[np.floating]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """The lane next to each on its left and on its right, -1 where that one belongs to the oncoming traffic."""
     xy = np.stack([samples.x_m, samples.y_m], -1)
-    i, j = cKDTree(xy).query_pairs(NEIGHBOUR_M[1] + SAMPLE_M, output_type="ndarray").T
+    farthest = NEIGHBOUR_WIDTHS * width_m.max(initial=0)
+    i, j = cKDTree(xy).query_pairs(np.hypot(farthest, SAMPLE_M), output_type="ndarray").T
     i, j = np.concatenate([i, j]), np.concatenate([j, i])
-    keep = samples.line[i] != samples.line[j]
-    i, j = i[keep], j[keep]
     c, s = np.cos(samples.heading_rad[i]), np.sin(samples.heading_rad[i])
     dx, dy = (xy[j] - xy[i]).T
     forward, leftward = c * dx + s * dy, c * dy - s * dx
-    aligned = np.abs(wrap_angle(samples.heading_rad[j] - samples.heading_rad[i])) < NEIGHBOUR_RAD
-    keep = aligned & (np.abs(forward) <= SAMPLE_M / 2 + 0.1)
-    keep &= (np.abs(leftward) >= NEIGHBOUR_M[0]) & (np.abs(leftward) <= NEIGHBOUR_M[1])
-    return tuple(  # type: ignore[return-value]
-        _beside(lines, samples, i[on_side], j[on_side], np.abs(leftward[on_side]))
-        for on_side in (keep & (leftward > 0), keep & (leftward < 0))
+    turn = wrap_angle(samples.heading_rad[j] - samples.heading_rad[i])
+    line_i, line_j = samples.line[i], samples.line[j]
+    apart_m = (width_m[line_i] + width_m[line_j]) / 2
+    keep = (line_i != line_j) & (np.abs(forward) <= 0.6 * SAMPLE_M)
+    keep &= (np.abs(leftward) > apart_m / NEIGHBOUR_WIDTHS**2) & (np.abs(leftward) < apart_m * NEIGHBOUR_WIDTHS)
+    keep &= np.abs(np.sin(turn)) < np.sin(NEIGHBOUR_RAD)
+    i, j, leftward, same = i[keep], j[keep], leftward[keep], np.cos(turn[keep]) > 0
+    left, right = leftward > 0, leftward < 0
+    return (
+        _beside(samples, i[left], j[left], leftward[left], same[left]),
+        _beside(samples, i[right], j[right], -leftward[right], same[right]),
     )
 
 
 def _beside(
-    lines: Lines, samples: Samples, i: NDArray[np.int64], j: NDArray[np.int64], aside_m: NDArray[np.float64]
+    samples: Samples,
+    i: NDArray[np.int64],
+    j: NDArray[np.int64],
+    aside_m: NDArray[np.float64],
+    same_direction: NDArray[np.bool_],
 ) -> NDArray[np.int32]:
-    """For each line the nearest line that accompanies it, given the sample pairs (i, j) that lie side by side."""
-    n = lines.count
-    per_sample = np.unique(np.stack([i, samples.line[j]], -1), axis=0)  # one sample counts once for a neighbour
-    shape = (n, n)
-    together = coo_array((np.ones(len(per_sample)), (samples.line[per_sample[:, 0]], per_sample[:, 1])), shape)
-    together = together.tocsr()
-    pairs = coo_array((np.ones(len(i)), (samples.line[i], samples.line[j])), shape).tocsr().tocoo()
-    distance = coo_array((aside_m, (samples.line[i], samples.line[j])), shape).tocsr().tocoo()
-    count = np.bincount(samples.line, minlength=n)
-    a, b = pairs.row, pairs.col
-    share = np.asarray(together[a, b]).ravel() / np.minimum(count[a], count[b])
-    keep = share >= NEIGHBOUR_SHARE
-    a, b, mean = a[keep], b[keep], (distance.data / pairs.data)[keep]
-    order = np.lexsort((-mean, a))  # the nearest comes last and wins
+    """For each line the nearest that accompanies it, given sample pairs (i, j) side by side on one side of i."""
+    count = np.bincount(samples.line)
+    n = len(count)
+    _, once = np.unique(i * n + samples.line[j], return_index=True)  # a sample counts once for each line beside it
+    i, j, aside_m, same_direction = i[once], j[once], aside_m[once], same_direction[once]
+    pair, inverse = np.unique(samples.line[i] * n + samples.line[j], return_inverse=True)
+    a, b = pair // n, pair % n
+    together = np.bincount(inverse, minlength=len(pair))
+    same = np.bincount(inverse, same_direction, len(pair)) > together / 2
+    mean_m = np.bincount(inverse, aside_m, len(pair)) / np.maximum(together, 1)
+    share = together / count[a]
+    cost = mean_m / share + np.where(same, 0.0, ONCOMING_M)
+    order = np.flatnonzero(share >= NEIGHBOUR_SHARE)
+    order = order[np.argsort(-cost[order], kind="stable")]  # the nearest comes last and stays
     found = np.full(n, -1, np.int32)
-    found[a[order]] = b[order]
+    found[a[order]] = np.where(same, b, -1)[order]
     return found
 
 
 def _in_junction(lines: Lines, samples: Samples, successors: NDArray[np.int32]) -> NDArray[np.bool_]:
-    """Lanes that cross another, or that part from one before they meet another, at an angle."""
-    geometry = shapely.linestrings(lines.xy_m, indices=lines.owner)
-    a, b = shapely.STRtree(geometry).query(geometry, predicate="intersects")
-    a, b = a[a < b], b[a < b]
+    """Lanes that part from another, or meet another, at an angle, and the lanes that cross these.
+
+    Lanes that merely cross are not enough: one road may pass over the other.
+    """
     first, last = _ends(lines, samples)
-    meet = shapely.get_coordinates(shapely.point_on_surface(shapely.intersection(geometry[a], geometry[b])))
-
-    def heading_there(line: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        along = shapely.line_locate_point(geometry[line], shapely.points(meet))
-        nth = np.rint(along / np.maximum(samples.along_m[last[line]], 1e-9) * (last - first)[line]).astype(np.int64)
-        to_end = np.minimum(along, samples.along_m[last[line]] - along)
-        return samples.heading_rad[first[line] + nth], to_end
-
-    heading_a, to_end_a = heading_there(a)
-    heading_b, to_end_b = heading_there(b)
-    inside = (to_end_a > JOIN_M) & (to_end_b > JOIN_M)
-    cross = inside & (np.abs(wrap_angle(heading_a - heading_b)) > CROSSING_RAD)
-    found = np.zeros(lines.count, bool)
-    found[a[cross]] = found[b[cross]] = True
+    short = lengths(lines) < JUNCTION_M
+    found = np.zeros(len(lines), bool)
+    for shared, own, far_end in ((0, 1, last), (1, 0, first)):  # siblings after a fork, then before a merge
+        i, j = _pairs_that_share(successors[:, shared])
+        a, b = successors[i, own], successors[j, own]
+        apart = np.abs(wrap_angle(samples.heading_rad[far_end[a]] - samples.heading_rad[far_end[b]])) > JUNCTION_RAD
+        found[a[apart & short[a]]] = True
+    geometry = shapely.linestrings(lines.xy_m, indices=lines.owner)
+    a, b = shapely.STRtree(geometry).query(geometry[found], predicate="crosses")
+    found[b[short[b]]] = True
     return found
+
+
+def _pairs_that_share(key: NDArray[np.int32]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """All ordered pairs of different positions that hold the same key."""
+    order = np.argsort(key, kind="stable")
+    _, begin, count = np.unique(key[order], return_index=True, return_counts=True)
+    times = np.repeat(count, count)
+    i = np.repeat(np.arange(len(key)), times)
+    start = np.repeat(np.repeat(begin, count), times)
+    nth = np.arange(len(i)) - np.repeat(np.cumsum(times) - times, times)
+    j = start + nth
+    return order[i[i != j]], order[j[i != j]]
 
 
 def drivable_area(lanes: Lines, edges: Lines) -> Lines:
     """The carriageway as rings without holes: from every lane to the road edges beside it.
 
-    A line of sight to the side of the lane's centre ends at the first road edge within REACH_M: what lies before it is
-    carriageway, parking strips included. Where there is no edge, it is half a lane wide. Holes between lanes without
-    any road edge inside, as in the middle of a junction, are carriageway too. Rings that share a side are one area cut
-    in two, so that none has a hole.
+    A line of sight to the side of a lane's centre ends at the first road edge within REACH_M: what lies before it is
+    carriageway, parking strips and lanes that the source left out included. Where there is no edge, or one that shows
+    its back, because the line of sight left the carriageway through a gap, it is half a lane wide. Holes between lanes
+    without any road edge inside, as in the middle of a junction, are carriageway too. Rings that share a side are one
+    area cut in two, so that none has a hole.
+
+    lanes: centrelines in driving direction. edges: road edges with the carriageway on their left.
     """
     samples = sample(lanes, SAMPLE_M)
     first, last = _ends(lanes, samples)
-    origin = np.stack([samples.x_m, samples.y_m], -1)
-    ahead = np.stack([np.cos(samples.heading_rad), np.sin(samples.heading_rad)], -1)
-    to_left = np.stack([-ahead[:, 1], ahead[:, 0]], -1)
-    left = origin + to_left * _sight_m(origin, to_left, edges)[:, None]
-    right = origin - to_left * _sight_m(origin, -to_left, edges)[:, None]
-    nth = np.arange(len(origin))
-    back = last[samples.line] + first[samples.line] - nth
-    ribbon = np.concatenate([left, right[back]])[
-        np.lexsort((np.r_[nth, nth], np.repeat([0, 1], len(nth)), np.r_[samples.line, samples.line]))
-    ]
-    owner = np.repeat(np.arange(lanes.count), 2 * (last - first + 1))
-    strips = shapely.make_valid(
-        shapely.polygons(shapely.linearrings(ribbon, indices=owner)), method="structure", keep_collapsed=False
+    centre = np.stack([samples.x_m, samples.y_m], -1)
+    to_left = np.stack([-np.sin(samples.heading_rad), np.cos(samples.heading_rad)], -1)
+    sides = np.concatenate([to_left, -to_left])
+    rim = (
+        np.concatenate([centre, centre])
+        + sides * _sight_m(np.concatenate([centre, centre]), sides, lanes, edges)[:, None]
     )
-    area = shapely.union_all(strips)
-    return _rings(_without_small_holes(area, edges))
+    left, right = rim[: len(centre)], rim[len(centre) :]
+    back = last[samples.line] + first[samples.line] - np.arange(len(centre))
+    there_and_back = np.argsort(np.concatenate([samples.line, samples.line]), kind="stable")
+    outline = np.concatenate([left, right[back]])[there_and_back]
+    strips = shapely.polygons(
+        shapely.linearrings(outline, indices=np.repeat(np.arange(len(lanes)), 2 * (last - first + 1)))
+    )
+    strips = shapely.simplify(strips, SMOOTH_M, preserve_topology=False)
+    strips = shapely.make_valid(strips, method="structure", keep_collapsed=False)
+    return _rings(_without_small_holes(shapely.union_all(strips, grid_size=GRID_M), edges))
 
 
-def _sight_m(origin: NDArray[np.float64], toward: NDArray[np.float64], edges: Lines) -> NDArray[np.float64]:
-    """Distance from each origin, (K, 2), to the first edge in its direction; half a lane where none is in reach."""
-    a, b = _segments(edges)
-    far = origin + toward * REACH_M
-    rays = shapely.linestrings(np.stack([origin, far], 1))
+def _sight_m(
+    origin: NDArray[np.float64], toward: NDArray[np.float64], lanes: Lines, edges: Lines
+) -> NDArray[np.float64]:
+    """How far the carriageway reaches from each origin, (K, 2), in a direction, (K, 2), as far as the next lane."""
+    a, b, is_edge = _walls(lanes, edges)
+    rays = shapely.linestrings(np.stack([origin, origin + toward * REACH_M], 1))
     ray, wall = shapely.STRtree(shapely.linestrings(np.stack([a, b], 1))).query(rays)
-    d, e, to_wall = far[ray] - origin[ray], b[wall] - a[wall], a[wall] - origin[ray]
-    cross = d[:, 0] * e[:, 1] - d[:, 1] * e[:, 0]
+    d, e, to_wall, hits_edge = toward[ray], b[wall] - a[wall], a[wall] - origin[ray], is_edge[wall]
     with np.errstate(divide="ignore", invalid="ignore"):
-        along_ray = (to_wall[:, 0] * e[:, 1] - to_wall[:, 1] * e[:, 0]) / cross
-        along_wall = (to_wall[:, 0] * d[:, 1] - to_wall[:, 1] * d[:, 0]) / cross
-    hit = (along_ray >= 0) & (along_ray <= 1) & (along_wall >= 0) & (along_wall <= 1)
-    sight = np.full(len(origin), np.inf)
-    np.minimum.at(sight, ray[hit], along_ray[hit] * REACH_M)
-    return np.where(np.isfinite(sight), sight, LANE_WIDTH_M / 2)
+        facing = _cross(d, e)
+        distance, along_wall = _cross(to_wall, e) / facing, _cross(to_wall, d) / facing
+    hit = (distance >= 0) & (distance <= REACH_M) & (along_wall >= 0) & (along_wall <= 1)
+
+    def first(which: NDArray[np.bool_]) -> NDArray[np.float64]:
+        nearest = np.full(len(origin), np.inf)
+        np.minimum.at(nearest, ray[which], distance[which])
+        return nearest
+
+    to_edge, to_back = first(hit & hits_edge & (facing > 0)), first(hit & hits_edge & (facing <= 0))
+    to_lane = first(hit & ~hits_edge & (distance > BESIDE_M))
+    clear = np.minimum(to_edge, to_back)
+    sight = np.where(to_edge < to_back, to_edge, np.minimum(to_back, LANE_WIDTH_M / 2))
+    return np.where(to_lane < clear, np.minimum(to_lane + BESIDE_M, clear), sight)
 
 
-def _segments(lines: Lines) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    inside = np.ones(max(len(lines.xy_m) - 1, 0), bool)
-    inside[lines.start[1:-1] - 1] = False
-    return lines.xy_m[:-1][inside], lines.xy_m[1:][inside]
+def _walls(lanes: Lines, edges: Lines) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]:
+    """Segments a, b (W, 2) of the simplified lanes and edges, and whether each is an edge's."""
+    xy = np.concatenate([lanes.xy_m, edges.xy_m])
+    owner = np.concatenate([lanes.owner, edges.owner + len(lanes)])
+    lines = shapely.simplify(shapely.linestrings(xy, indices=owner), SMOOTH_M)
+    xy, owner = shapely.get_coordinates(lines, return_index=True)
+    inside = owner[:-1] == owner[1:]
+    return xy[:-1][inside], xy[1:][inside], owner[:-1][inside] >= len(lanes)
+
+
+def _cross(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
+    return a[..., 0] * b[..., 1] - a[..., 1] * b[..., 0]
 
 
 def _without_small_holes(area: shapely.Geometry, edges: Lines) -> list[shapely.Polygon]:
