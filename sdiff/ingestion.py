@@ -6,7 +6,7 @@ import logging
 import re
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 
@@ -51,8 +51,17 @@ class SourceJob:
     again. A source that cannot be read gets no marker and is tried again by the next run.
     """
 
-    def __init__(self, reader: logs.Reader, source: str, output: str, options: Options, images: Images) -> None:
+    def __init__(
+        self,
+        reader: logs.Reader,
+        source: str,
+        output: str,
+        options: Options,
+        images: Images,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
         self.reader, self.source, self.output, self.options, self.images = reader, source, output, options, images
+        self.clock = clock
         self.counts: Counter[str] = Counter()
         self.seconds: defaultdict[str, float] = defaultdict(float)
         self.letters: list[tuple[str, str, str, str]] = []
@@ -199,11 +208,11 @@ class SourceJob:
 
     @contextmanager
     def _clock(self, step: str) -> Iterator[None]:
-        start = time.perf_counter()
+        start = self.clock()
         try:
             yield
         finally:
-            self.seconds[step] += time.perf_counter() - start
+            self.seconds[step] += self.clock() - start
 
 
 def _content(files: list[str]) -> str:
