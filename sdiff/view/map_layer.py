@@ -81,10 +81,9 @@ def paint(layer: MapLayer, map_SE2_window: SE2, to: Canvas) -> None:
     _paint_lane_surfaces(layer, lanes, to, ("pedestrian",), canvas.SIDEWALK)
     for _, ring in near.get("driveway", []):
         to.area(ring, canvas.DRIVEWAY)
-    if "road_edge" not in near:
-        # Areas that touch cover each other's rims, so that a rim remains only around all of them.
-        for _, ring in near.get("drivable_area", []):
-            to.line(np.concatenate([ring, ring[:1]]), canvas.CURB, 0.4, 2.0)
+    # Areas that touch cover each other's rims, so that a rim remains only around all of them.
+    for _, ring in near.get("drivable_area", []):
+        to.line(np.concatenate([ring, ring[:1]]), canvas.CURB, 0.25, 1.4)
     for _, ring in near.get("drivable_area", []):
         to.area(ring, canvas.ROAD)
     if "drivable_area" not in near:
@@ -92,8 +91,9 @@ def paint(layer: MapLayer, map_SE2_window: SE2, to: Canvas) -> None:
     _paint_lane_surfaces(layer, lanes, to, ("bike",), canvas.BIKEWAY)
     for _, ring in near.get("speed_bump", []):
         to.area(ring, canvas.BUMP)
+    traffic = [line for i, line in lanes if layer.lane_type[i] in ("vehicle", "bus", "")]
     for _, ring in near.get("crosswalk", []):
-        _paint_crosswalk(ring, to)
+        _paint_crosswalk(ring, traffic, to)
     for i, line in lanes:
         if layer.lane_type[i] != "pedestrian":
             to.line(line, canvas.CENTRELINE, 0.1, 0.7)
@@ -142,8 +142,8 @@ def _paint_chevron(x_m: float, y_m: float, heading_rad: float, to: Canvas) -> No
     to.line(np.stack([x, y], -1), canvas.ARROW, 0.22, 0.9)
 
 
-def _paint_crosswalk(ring: NDArray[np.float64], to: Canvas) -> None:
-    """Zebra bars across the crosswalk's long side, as painted on the road."""
+def _paint_crosswalk(ring: NDArray[np.float64], traffic: list[NDArray[np.float64]], to: Canvas) -> None:
+    """Zebra bars along the traffic that crosses, as painted on the road."""
     if len(ring) < 3:
         return
     to.area(ring, canvas.blend(canvas.ROAD, canvas.PAINT, 0.25))
@@ -152,18 +152,36 @@ def _paint_crosswalk(ring: NDArray[np.float64], to: Canvas) -> None:
     if box.geom_type != "Polygon" or not box.area:
         return
     corners = np.asarray(box.exterior.coords)[:4]
-    sides = np.diff(corners[:3], axis=0)
-    length, across = (1, 0) if np.hypot(*sides[1]) > np.hypot(*sides[0]) else (0, 1)
-    run = np.hypot(*sides[length])
-    bars = max(int(run / max(2 * STRIPE_M, to.metres(4.0))), 1)
-    base = corners[0] if length == 0 else corners[1]
-    far = sides[across] if length == 0 else -sides[0]
-    shares = (np.arange(bars)[:, None] + np.array([0.25, 0.75])) / bars
-    near_m, far_m = (base + shares[..., None] * sides[length] + side for side in (np.zeros(2), far))
+    bar, walk = corners[1] - corners[0], corners[2] - corners[1]
+    along = _direction_near(ring.mean(0), traffic)
+    # Where no lane is near, people walk along the longer side.
+    turned = np.hypot(*bar) > np.hypot(*walk)
+    if along is not None:
+        turned = abs(along @ bar) / np.hypot(*bar) < abs(along @ walk) / np.hypot(*walk)
+    base = corners[0]
+    if turned:
+        base, bar, walk = corners[1], walk, -bar
+    count = max(int(np.hypot(*walk) / max(2 * STRIPE_M, to.metres(4.0))), 1)
+    shares = (np.arange(count)[:, None] + np.array([0.25, 0.75])) / count
+    near_m = base + shares[..., None] * walk
+    far_m = near_m + bar
     rings = np.stack([near_m[:, 0], near_m[:, 1], far_m[:, 1], far_m[:, 0]], 1)
-    for bar in shapely.get_parts(shapely.intersection(shapely.polygons(rings), area)):
-        if bar.geom_type == "Polygon" and not bar.is_empty:
-            to.area(np.asarray(bar.exterior.coords), canvas.PAINT)
+    for stripe in shapely.get_parts(shapely.intersection(shapely.polygons(rings), area)):
+        if stripe.geom_type == "Polygon" and not stripe.is_empty:
+            to.area(np.asarray(stripe.exterior.coords), canvas.PAINT)
+
+
+def _direction_near(at_m: NDArray[np.float64], lines: list[NDArray[np.float64]]) -> NDArray[np.float64] | None:
+    """Unit vector along the line nearest to a point, or None where none comes within 10 m."""
+    pieces = [(line[:-1], line[1:] - line[:-1]) for line in lines if len(line) > 1]
+    if not pieces:
+        return None
+    start, step = (np.concatenate(p) for p in zip(*pieces, strict=True))
+    length = np.maximum(np.hypot(step[:, 0], step[:, 1]), 1e-9)
+    share = np.clip(((at_m - start) * step).sum(1) / length**2, 0, 1)
+    away = np.hypot(*(start + share[:, None] * step - at_m).T)
+    nearest = int(away.argmin())
+    return step[nearest] / length[nearest] if away[nearest] < 10.0 else None
 
 
 def paint_bev(map_bev: bytes | NDArray[np.uint8], to: Canvas) -> None:
