@@ -34,6 +34,9 @@ JUNCTION_M = 60.0
 
 REACH_M = 20.0
 """How far from a lane's centre the carriageway is searched for its edge."""
+SIGN_M = 10.0
+"""Farthest that a stop sign stands from the point where its lane must stop."""
+
 BESIDE_M = 0.5
 """Lanes nearer than this run into each other; lines of sight reach as far past the next lane, so that areas overlap."""
 SMOOTH_M = 0.05
@@ -301,4 +304,28 @@ def _rings(polygons: list[shapely.Polygon]) -> Lines:
 
 
 def stop_lines(lanes: Lines, links: LaneLinks, signs_xy_m: NDArray[np.float64]) -> Lines:
-    return Lines.of([])
+    """One line across a lane for each stop sign, (S, 2) [m], of right-hand traffic.
+
+    It lies where the nearest lane that has the sign on its right enters a junction; where none does so nearby, beside
+    the sign. A sign with no lane in reach has none.
+    """
+    samples = sample(lanes, SAMPLE_M)
+    first, _ = _ends(lanes, samples)
+    xy = np.stack([samples.x_m, samples.y_m], -1)
+    ahead = np.stack([np.cos(samples.heading_rad), np.sin(samples.heading_rad)], -1)
+    offset = signs_xy_m[:, None] - xy
+    forward, rightward = (offset * ahead).sum(-1), _cross(offset, ahead[None])
+    distance = np.hypot(forward, rightward)
+    distance[(rightward < 0) | (distance > SIGN_M)] = np.inf
+    a, b = links.successors.T
+    from_inside = np.zeros(len(lanes), bool)
+    from_inside[b[links.in_junction[a]]] = True
+    is_entry = np.zeros(len(xy), bool)
+    is_entry[first[links.in_junction & ~from_inside]] = True
+    nearest = np.where(is_entry, distance, np.inf).argmin(1) if len(xy) else np.zeros(0, np.int64)
+    at_entry = np.isfinite(distance[np.arange(len(nearest)), nearest]) & is_entry[nearest]
+    nearest = np.where(at_entry, nearest, distance.argmin(1))
+    nearest = nearest[np.isfinite(distance[np.arange(len(nearest)), nearest])]
+    across = np.stack([-ahead[nearest, 1], ahead[nearest, 0]], -1) * LANE_WIDTH_M / 2
+    ends = np.stack([xy[nearest] + across, xy[nearest] - across], 1)
+    return Lines.of_lengths(np.full(len(nearest), 2), ends.reshape(-1, 2))
