@@ -108,15 +108,16 @@ def _unnested(table: str) -> str:
     """SELECT with one row per agent observed at t0."""
     members = {m.name: m.type for f in schemas.table_schema(table).fields if f.name == "agents" for m in f.members}
     keys = {"scenarios": ("scenario_id", "job_id", "directive"), "windows": ("window_id", "log_id", "split")}[table]
-    # Only what is per agent: a list of steps gives its value at t0.
-    columns = [
-        f"unnest(agents.{name}){f'[{T0}]' if kind.startswith('list<list<') else ''} AS {name}"
+    # One number per agent is unnested and all else looked up by it: so a query reads only the lists that it names.
+    value = {
+        name: f"agents.{name}[agent]{f'[{T0}]' if kind.startswith('list<list<') else ''}"
         for name, kind in members.items()
-    ]
-    values = ", ".join(name for name in members if name != "valid")
+    }
+    speed = f"sqrt({value['vx_mps']} ** 2 + {value['vy_mps']} ** 2)"
+    columns = ", ".join(f"{sql} AS {name}" for name, sql in value.items() if name != "valid")
     return (
-        f"SELECT {', '.join(keys)}, region, {values}, sqrt(vx_mps * vx_mps + vy_mps * vy_mps) AS speed_mps "
-        f"FROM (SELECT {', '.join(keys)}, region, {', '.join(columns)} FROM {table}) WHERE valid"
+        f"SELECT {', '.join(keys)}, region, {columns}, {speed} AS speed_mps "
+        f"FROM (SELECT *, unnest(range(1, len(agents.kind) + 1)) AS agent FROM {table}) WHERE {value['valid']}"
     )
 
 
