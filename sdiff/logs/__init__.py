@@ -10,7 +10,6 @@ from typing import Any, Protocol, cast
 
 import numpy as np
 import orjson
-from numpy.typing import NDArray
 
 from sdiff import storage
 from sdiff.geometry import wrap_angle

@@ -93,15 +93,14 @@ def read(source: str) -> Iterator[DrivingLog | BadRecord]:
 
 
 def _table(source: str) -> pa.Table:
+    data = storage.read_bytes(source)
     try:
-        file = pq.ParquetFile(pa.BufferReader(storage.read_bytes(source)))
+        file = pq.ParquetFile(pa.BufferReader(data))
         missing = sorted(set(COLUMNS) - set(file.schema_arrow.names))
         if missing:
             raise BadRecord(f"{source} lacks the columns {missing}; expected an Argoverse 2 motion scenario")
         table = file.read(columns=list(COLUMNS)).select(list(COLUMNS)).cast(pa.schema(list(COLUMNS.items())))
     except (pa.ArrowException, OSError) as error:
-        if isinstance(error, storage.StorageError):
-            raise
         raise BadRecord(f"{source} is not a whole Parquet file of a scenario: {error}") from error
     if not table.num_rows:
         raise BadRecord(f"{source} has no rows, expected one per track and step")

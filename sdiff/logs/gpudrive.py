@@ -3,9 +3,9 @@
 Format: https://github.com/Emerge-Lab/gpudrive (data_utils), https://github.com/facebookresearch/nocturne (docs)
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from itertools import chain
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import shapely
@@ -32,6 +32,9 @@ OBJECT_KINDS = {
     "unset": "other",
 }
 
+OBJECT_FIELDS = ("position", "heading", "velocity", "valid", "length", "width", "type")
+STEP_FIELDS = ("position", "heading", "velocity", "valid")
+
 ROAD_KINDS = {
     "road_line": "lane_boundary",
     "road_edge": "road_edge",
@@ -40,10 +43,22 @@ ROAD_KINDS = {
     "driveway": "driveway",
 }
 """Road type -> kind of feature; lanes and stop signs are treated by themselves."""
-LEAST_VERTICES = {"crosswalk": 3, "speed_bump": 3, "driveway": 3}
+
+LEAST_VERTICES = {
+    "lane": 2,
+    "road_line": 2,
+    "road_edge": 2,
+    "crosswalk": 3,
+    "speed_bump": 3,
+    "driveway": 3,
+    "stop_sign": 1,
+}
 
 BIKE_LANE = 3
 """`map_element_id` of bike lanes."""
+
+AT_STOP_M = 5.0
+"""Farthest that a signal's stop point lies from the lane that it controls."""
 
 LIGHT_STATES = {
     "unknown": 0,
@@ -71,86 +86,74 @@ def read(source: str) -> Iterator[DrivingLog | BadRecord]:
 
     Headings come in degrees or in radians, by the version of the converter: the unit is the one that agrees with the
     velocities, which are the source's. The recorder is known where the file has metadata.sdc_track_index. The map has
-    no links between lanes and no drivable area: both are derived.
+    neither links between lanes nor a drivable area nor stop lines: they are derived.
     Raises BadRecord where the document cannot be used, storage.StorageError where it cannot be read.
     """
     raw = read_json(source)
     log_id = source.rsplit("/", 1)[-1].removesuffix(".gz").removesuffix(".json")
     try:
-        log, faults = _log(raw, log_id)
-    except (KeyError, TypeError, AttributeError, ValueError, IndexError, OverflowError) as error:
+        tracks, faults = _tracks(raw["objects"])
+        roads = _roads(raw["roads"])
+        signals = _signals(raw.get("tl_states") or {}, tracks.valid.shape[1])
+        recorder = (raw.get("metadata") or {}).get("sdc_track_index")
+        scenario_id = str(raw.get("scenario_id") or "")
+    except (KeyError, TypeError, AttributeError, ValueError, IndexError) as error:
         if isinstance(error, BadRecord):
             raise
         raise BadRecord(
-            f"{source} is not a GPUDrive scenario: {type(error).__name__} {error}; expected objects with position, "
-            "heading, velocity, valid, length, width and type, and roads with geometry and type"
+            f"{source} is not a GPUDrive scenario: {type(error).__name__} {error}; expected objects, each with "
+            f"{', '.join(OBJECT_FIELDS)}, and roads, each with type and geometry, whose points have x and y"
         ) from error
-    yield from usable(log, faults)
-
-
-def _log(raw: dict[str, Any], log_id: str) -> tuple[DrivingLog, dict[int, str]]:
-    tracks, faults = _tracks(raw["objects"])
-    steps = tracks.valid.shape[1]
-    vector_map, lane_ids = _map(raw["roads"], log_id)
-    recorder = raw.get("metadata", {}).get("sdc_track_index")
-    if recorder is not None and not 0 <= recorder < len(tracks.agent_id):
+    if recorder is not None and not (isinstance(recorder, int) and 0 <= recorder < len(tracks.agent_id)):
         raise BadRecord(f"metadata.sdc_track_index is {recorder}, expected 0 to {len(tracks.agent_id) - 1}")
-    log = DrivingLog(
-        log_id=log_id,
-        dataset=DATASET,
-        region=REGION,
-        license=LICENSE,
-        tracks=tracks,
-        map=vector_map,
-        lights=_lights(raw.get("tl_states") or {}, vector_map, lane_ids, steps),
-        recorder=recorder,
-        split_key=str(raw.get("scenario_id", "")),
+    yield from usable(
+        DrivingLog(
+            log_id=log_id,
+            dataset=DATASET,
+            region=REGION,
+            license=LICENSE,
+            tracks=tracks,
+            map=_map(roads, log_id),
+            lights=_lights(signals, roads),
+            recorder=recorder,
+            split_key=scenario_id,
+        ),
+        faults,
     )
-    return log, faults
-
-
-def _numbers(values: Sequence[Any], shape: tuple[int, ...]) -> NDArray[np.float64]:
-    """A float array; null becomes NaN."""
-    return np.array(values, np.float64).reshape(shape)
 
 
 def _tracks(objects: list[dict[str, Any]]) -> tuple[Tracks, dict[int, str]]:
-    """All tracks, and what is wrong with those that are not T steps long or of unknown type."""
-    if not objects:
+    """All tracks, and what is wrong with those that lack a field, have other steps than most, or an unknown type."""
+    lengths = [len(o["valid"]) for o in objects if "valid" in o]
+    if not lengths:
         raise BadRecord("the log has no objects, expected at least one")
-    steps = int(np.median([len(o["valid"]) for o in objects]))
-    fields_of_steps = ("position", "heading", "velocity", "valid")
-    whole = [all(len(o[f]) == steps for f in fields_of_steps) for o in objects]
-    faults = {
-        i: f"position, heading, velocity and valid do not all have the log's {steps} steps"
-        for i, is_whole in enumerate(whole)
-        if not is_whole
+    steps = max(set(lengths), key=lengths.count)
+    found = [_object_fault(o, steps) for o in objects]
+    faults = {i: reason for i, reason in enumerate(found) if reason}
+    nowhere = [{"x": None, "y": None}] * steps
+    blank: dict[str, Any] = {
+        "position": nowhere,
+        "velocity": nowhere,
+        "heading": [None] * steps,
+        "valid": [False] * steps,
     }
-    faults |= {
-        i: f"type is {o['type']!r}, expected one of {', '.join(OBJECT_KINDS)}"
-        for i, o in enumerate(objects)
-        if o["type"] not in OBJECT_KINDS
-    }
-    nothing = {"position": [{"x": None, "y": None}] * steps, "velocity": [{"x": None, "y": None}] * steps}
-    nothing |= {"heading": [None] * steps, "valid": [False] * steps}  # type: ignore[dict-item]
-    rows = [o if is_whole else {**o, **nothing} for o, is_whole in zip(objects, whole, strict=True)]
-    shape = (len(rows), steps)
+    blank |= {"length": None, "width": None, "type": "unset"}
+    rows = [{**blank, "id": o.get("id")} if i in faults else o for i, o in enumerate(objects)]
 
     def dense(name: str, axis: str) -> NDArray[np.float64]:
-        return _numbers([p[axis] for o in rows for p in o[name]], shape)
+        return np.array([p[axis] for o in rows for p in o[name]], np.float64).reshape(len(rows), steps)
 
-    x, y = dense("position", "x"), dense("position", "y")
-    vx, vy = dense("velocity", "x"), dense("velocity", "y")
+    x, y, vx, vy = (dense(name, axis) for name in ("position", "velocity") for axis in ("x", "y"))
     valid = np.array([o["valid"] for o in rows], bool) & ~((x == NO_POSITION_M) & (y == NO_POSITION_M))
-    heading = _in_radians(_numbers([o["heading"] for o in rows], shape), vx, vy, valid)
+    has_ids = all(o.get("id") is not None for o in rows)
     tracks = Tracks(
-        agent_id=np.array([str(o.get("id", i)) for i, o in enumerate(rows)], np.str_),
-        kind=np.array([KINDS.index(OBJECT_KINDS.get(o["type"], "other")) for o in rows], np.int8),
-        length_m=_numbers([o["length"] for o in rows], (len(rows),)).astype(np.float32),
-        width_m=_numbers([o["width"] for o in rows], (len(rows),)).astype(np.float32),
+        agent_id=np.array([str(o["id"] if has_ids else i) for i, o in enumerate(rows)], np.str_),
+        kind=np.array([KINDS.index(OBJECT_KINDS[o["type"]]) for o in rows], np.int8),
+        length_m=np.array([o["length"] for o in rows], np.float32),
+        width_m=np.array([o["width"] for o in rows], np.float32),
         x_m=x,
         y_m=y,
-        heading_rad=heading,
+        heading_rad=_in_radians(np.array([o["heading"] for o in rows], np.float64), vx, vy, valid),
         vx_mps=vx,
         vy_mps=vy,
         valid=valid,
@@ -158,84 +161,119 @@ def _tracks(objects: list[dict[str, Any]]) -> tuple[Tracks, dict[int, str]]:
     return tracks, faults
 
 
+def _object_fault(thing: dict[str, Any], steps: int) -> str | None:
+    """What keeps an object from being read, if anything does."""
+    missing = [name for name in OBJECT_FIELDS if name not in thing]
+    if missing:
+        return f"object lacks {', '.join(missing)}"
+    other = {name: len(thing[name]) for name in STEP_FIELDS if len(thing[name]) != steps}
+    if other:
+        return f"object has {other} steps, expected {steps} as in the rest of the log"
+    if thing["type"] not in OBJECT_KINDS:
+        return f"object type is {thing['type']!r}, expected one of {', '.join(OBJECT_KINDS)}"
+    return None
+
+
 def _in_radians(
     heading: NDArray[np.float64], vx_mps: NDArray[np.float64], vy_mps: NDArray[np.float64], valid: NDArray[np.bool_]
 ) -> NDArray[np.float64]:
     """Headings in radians, whichever unit the converter wrote; all arrays (A, T)."""
-    moving = valid & np.isfinite(heading) & (np.hypot(vx_mps, vy_mps) > 1.0)
+    finite = valid & np.isfinite(heading)
+    moving = finite & (np.hypot(vx_mps, vy_mps) > 1.0)
     if not moving.any():
-        return np.radians(heading) if np.abs(heading[valid]).max(initial=0) > 2 * np.pi + 0.1 else heading
+        return np.radians(heading) if np.abs(heading[finite]).max(initial=0) > 2 * np.pi else heading
     course = np.arctan2(vy_mps[moving], vx_mps[moving])
     off = [np.median(np.abs(wrap_angle(h - course))) for h in (heading[moving], np.radians(heading[moving]))]
     return heading if off[0] <= off[1] else np.radians(heading)
 
 
-def _map(roads: list[dict[str, Any]], map_id: str) -> tuple[VectorMap, list[str | None]]:
-    """The map, and the source's id of each of its lanes, None where it gives none."""
-    lanes = _of_type(roads, "lane", 2)
-    lines = _lines(lanes)
-    is_bike = np.array([r.get("map_element_id") == BIKE_LANE for r in lanes], bool)
-    links = derive.lane_links(lines, np.where(is_bike, derive.BIKE_LANE_WIDTH_M, derive.LANE_WIDTH_M))
-    edges = _lines(_of_type(roads, "road_edge", 2))
-    signs = _lines(_of_type(roads, "stop_sign", 1)[:])
-    lane_ids = [None if r.get("id") is None else str(r["id"]) for r in lanes]
-    known = len({i for i in lane_ids if i is not None}) == len(lanes)
-    n = len(lines)
-    others = [
-        Features(kind, _lines(_of_type(roads, name, LEAST_VERTICES.get(name, 2)))) for name, kind in ROAD_KINDS.items()
-    ]
-    return (
-        vector_map(
-            map_id,
-            Lanes(
-                ids=[f"lane_{i if i is not None and known else k}" for k, i in enumerate(lane_ids)],
-                lines=lines,
-                successors=links.successors,
-                left=links.left,
-                right=links.right,
-                in_junction=links.in_junction,
-                lane_type=np.where(is_bike, LANE_TYPES.index("bike"), LANE_TYPES.index("vehicle")).astype(np.int8),
-                width_m=np.full(n, np.nan, np.float32),
-                speed_limit_mps=np.full(n, np.nan, np.float32),
-                links_derived=True,
-            ),
-            [
-                *others,
-                Features("drivable_area", derive.drivable_area(lines, edges), derived=True),
-                Features("stop_line", derive.stop_lines(lines, links, signs.xy_m), derived=True),
-            ],
-        ),
-        lane_ids,
+class _Roads(NamedTuple):
+    """Map features by the source's type, and the source's id (None where it gives none) and type of each lane."""
+
+    lines: dict[str, Lines]
+    lane_ids: list[str | None]
+    is_bike: NDArray[np.bool_]
+
+
+def _roads(roads: list[dict[str, Any]]) -> _Roads:
+    # a feature that is cut off at the rim of the scene can be left with a single vertex: no line, no area
+    whole = {
+        name: [r for r in roads if r["type"] == name and len(r["geometry"]) >= least]
+        for name, least in LEAST_VERTICES.items()
+    }
+    lanes = whole["lane"]
+    if not lanes:
+        raise BadRecord("the map has no lanes, expected at least one")
+    return _Roads(
+        {name: _lines(features) for name, features in whole.items()},
+        [None if r.get("id") is None else str(r["id"]) for r in lanes],
+        np.array([r.get("map_element_id") == BIKE_LANE for r in lanes], bool),
     )
-
-
-def _of_type(roads: list[dict[str, Any]], name: str, least_vertices: int) -> list[dict[str, Any]]:
-    """Roads of one type. The source has lanes, lines and edges of a single vertex: they are cut off by its clipping."""
-    return [r for r in roads if r["type"] == name and len(r["geometry"]) >= least_vertices]
 
 
 def _lines(roads: list[dict[str, Any]]) -> Lines:
     points = list(chain.from_iterable(r["geometry"] for r in roads))
-    xy_m = np.stack([_numbers([p[axis] for p in points], (len(points),)) for axis in ("x", "y")], -1)
+    xy_m = np.array([(p["x"], p["y"]) for p in points], np.float64).reshape(-1, 2)
+    if not np.isfinite(xy_m).all():
+        raise BadRecord(f"a vertex of a {roads[0]['type']} is not a finite number")
     return Lines.of_lengths([len(r["geometry"]) for r in roads], xy_m)
 
 
-def _lights(states: dict[str, Any], vector_map: VectorMap, lane_ids: list[str | None], steps: int) -> Lights:
-    """Signals with the lane they control: the one of that id, else the lane that starts nearest to the stop point."""
-    if not states:
-        return Lights.none(steps)
-    index = {lane_id: i for i, lane_id in enumerate(lane_ids) if lane_id is not None}
-    x = np.array([s["x"][0] for s in states.values()], np.float64)
-    y = np.array([s["y"][0] for s in states.values()], np.float64)
-    begin = vector_map.xy_m[vector_map.start[: len(lane_ids)]]
-    lane = np.array([index.get(str(key), -1) for key in states], np.int32)
-    if (lane < 0).any():  # ids of another numbering name no lane, or a wrong one
-        lane = shapely.STRtree(shapely.points(begin)).nearest(shapely.points(x, y)).astype(np.int32)
-    state = np.zeros((len(states), steps), np.int8)
+def _map(roads: _Roads, map_id: str) -> VectorMap:
+    lanes = roads.lines["lane"]
+    n = len(lanes)
+    width_m = np.where(roads.is_bike, derive.BIKE_LANE_WIDTH_M, derive.LANE_WIDTH_M)
+    links = derive.lane_links(lanes, width_m)
+    has_ids = len({i for i in roads.lane_ids if i is not None}) == n
+    others = [Features(kind, roads.lines[name]) for name, kind in ROAD_KINDS.items()]
+    area = Features("drivable_area", derive.drivable_area(lanes, roads.lines["road_edge"]), derived=True)
+    stops = Features("stop_line", derive.stop_lines(lanes, links, roads.lines["stop_sign"].xy_m), derived=True)
+    return vector_map(
+        map_id,
+        Lanes(
+            ids=[f"lane_{lane_id if has_ids else i}" for i, lane_id in enumerate(roads.lane_ids)],
+            lines=lanes,
+            successors=links.successors,
+            left=links.left,
+            right=links.right,
+            in_junction=links.in_junction,
+            lane_type=np.where(roads.is_bike, LANE_TYPES.index("bike"), LANE_TYPES.index("vehicle")).astype(np.int8),
+            width_m=np.full(n, np.nan, np.float32),
+            speed_limit_mps=np.full(n, np.nan, np.float32),
+            links_derived=True,
+        ),
+        [*others, area, stops],
+    )
+
+
+class _Signals(NamedTuple):
+    """L signals. lane_id: the source's. xy_m: (L, 2), where the lane must stop [m]. state: (L, T) int8."""
+
+    lane_id: list[str]
+    xy_m: NDArray[np.float64]
+    state: NDArray[np.int8]
+
+
+def _signals(states: dict[str, dict[str, Any]], steps: int) -> _Signals:
+    xy_m = np.array([(s["x"][0], s["y"][0]) for s in states.values()], np.float64).reshape(-1, 2)
     row = np.repeat(np.arange(len(states)), [len(s["state"]) for s in states.values()])
     step = np.array(list(chain.from_iterable(s["time_index"] for s in states.values())), np.int64)
-    names = list(chain.from_iterable(s["state"] for s in states.values()))
-    if len(step) != len(row) or ((step < 0) | (step >= steps)).any():
-        raise BadRecord(f"tl_states has {len(row)} states at {len(step)} steps, expected one each of the {steps} steps")
-    state[row, step] = [LIGHT_STATES[name] for name in names]
-    return Lights(lane, x, y, state)
+    if len(step) != len(row) or ((step < 0) | (step >= steps)).any() or not np.isfinite(xy_m).all():
+        raise BadRecord(f"tl_states has no finite x and y, or not one state for each time_index of 0 to {steps - 1}")
+    state = np.zeros((len(states), steps), np.int8)
+    state[row, step] = [LIGHT_STATES.get(name, 0) for s in states.values() for name in s["state"]]
+    return _Signals(list(states), xy_m, state)
+
+
+def _lights(signals: _Signals, roads: _Roads) -> Lights:
+    """Each signal with the lane of its id, or, where ids are of another numbering, that starts at its stop point."""
+    lanes = roads.lines["lane"]
+    stop, line = shapely.points(signals.xy_m), shapely.linestrings(lanes.xy_m, indices=lanes.owner)
+    begin = shapely.points(lanes.xy_m[lanes.start[:-1]])
+    index = {lane_id: i for i, lane_id in enumerate(roads.lane_ids) if lane_id is not None}
+    named = np.array([index.get(lane_id, -1) for lane_id in signals.lane_id], np.int64)
+    at_name = (named >= 0) & (shapely.distance(line[named], stop) < AT_STOP_M)
+    nearest = shapely.STRtree(begin).nearest(stop)
+    lane = np.where(at_name, named, nearest).astype(np.int32)
+    keep = at_name | (shapely.distance(begin[nearest], stop) < AT_STOP_M)
+    return Lights(lane[keep], signals.xy_m[keep, 0], signals.xy_m[keep, 1], signals.state[keep])
