@@ -31,6 +31,11 @@ def filesystem(uri: str) -> tuple[Any, str]:
     return fs, path.rstrip("/") or "/"
 
 
+def is_local(fs: Any) -> bool:
+    """Whether a filesystem is this machine's own."""
+    return "file" in (fs.protocol if isinstance(fs.protocol, tuple | list) else (fs.protocol,))
+
+
 def join(uri: str, *parts: str) -> str:
     """`uri` extended by `parts`."""
     return "/".join([uri.rstrip("/"), *parts])
@@ -79,7 +84,7 @@ def write_bytes(uri: str, data: bytes) -> None:
     """Write the whole object or nothing: rename on a local disk, one PUT on an object store."""
     with _explained(uri, "write"):
         fs, path = filesystem(uri)
-        if "file" not in (fs.protocol if isinstance(fs.protocol, tuple | list) else (fs.protocol,)):
+        if not is_local(fs):
             fs.pipe_file(path, data)
             return
         folder, name = os.path.split(path)

@@ -37,7 +37,7 @@ class SceneBatch(NamedTuple):
 
 
 def pack(scenes: Sequence[Agents], max_agents: int = 64) -> dict[str, np.ndarray]:
-    """Scenes as padded arrays, keyed as the fields of SceneBatch; of more than `max_agents`, those nearest the origin."""
+    """Scenes as padded arrays, keyed as SceneBatch; of more than `max_agents`, those nearest the origin."""
     n = len(scenes)
     out = {
         "pose": np.zeros((n, max_agents, len(TIMES_S), 3), np.float32),

@@ -65,7 +65,8 @@ class MapTower(nn.Module):
         signed = torch.tensor([name in SIGNED_MAP_CHANNELS for name in MAP_CHANNELS]).repeat_interleave(16)
         self.register_buffer("scale", torch.where(signed, 1 / 127, 1 / 255)[:, None, None], persistent=False)
         self.register_buffer("shift", torch.where(signed, -128 / 127, 0.0)[:, None, None], persistent=False)
-        self.stem = nn.Conv2d(16 * len(MAP_CHANNELS), 32, 1)
+        self.stem = nn.Conv2d(16 * len(MAP_CHANNELS), 32, 1, bias=False)
+        self.bias = nn.Parameter(torch.zeros(32))
         self.down = nn.Conv2d(32, width, 3, stride=2, padding=1)
         self.block = ResBlock(width, width)
 
@@ -73,7 +74,7 @@ class MapTower(nn.Module):
         patches = F.pixel_unshuffle(map_bev, 4).to(self.scale.dtype)
         # The channels' scale and shift go into the weights: far fewer of those than pixels.
         weight = self.stem.weight * self.scale
-        bias = self.stem.bias + (self.stem.weight * self.shift).sum((1, 2, 3))
+        bias = self.bias + (self.stem.weight * self.shift).sum((1, 2, 3))
         return self.block(self.down(F.silu(F.conv2d(patches, weight, bias))))
 
 

@@ -41,6 +41,17 @@ def read(uri: str, name: str = "model") -> tuple[dict[str, Tensor], dict[str, An
     return safetensors.torch.load(data), facts
 
 
+def write_state(uri: str, step: int, tensors: dict[str, Tensor]) -> None:
+    """Write all that a resumed training needs as one object, so that a kill leaves the last one whole."""
+    storage.write_bytes(uri, safetensors.torch.save({**tensors, "step": torch.tensor(step)}))
+
+
+def read_state(uri: str) -> tuple[int, dict[str, Tensor]]:
+    """Step and tensors of what `write_state` wrote."""
+    tensors = safetensors.torch.load(storage.read_bytes(uri))
+    return int(tensors.pop("step")), tensors
+
+
 def shipped() -> str:
     """The folder of the checkpoint that comes with the package."""
     return str(Path(str(resources.files("sdiff"))) / "checkpoints" / "small")

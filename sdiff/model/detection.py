@@ -161,7 +161,7 @@ def _suppressed(found: Detections) -> Detections:
     for i in range(len(corners)):
         if not overlap[i, keep].any():
             keep.append(i)
-    return Detections(*(field[keep] for field in found))
+    return Detections(found.score[keep], found.pose[keep], found.size[keep], found.kind[keep])
 
 
 def _gather(boxes: Boxes, cell: Tensor) -> Boxes:

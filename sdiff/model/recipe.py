@@ -36,13 +36,13 @@ class DenoiserConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Schedule of one stage. The learning rate rises over `warmup` steps and falls as a cosine to a tenth at the end."""
+    """Schedule of one stage: the learning rate rises over `warmup` steps, then falls as a cosine to a tenth."""
 
-    steps: int = 8000
+    steps: int = 3000
     batch_size: int = 16
-    learning_rate: float = 1e-3
+    learning_rate: float = 2e-3
     weight_decay: float = 1e-5
-    warmup: int = 200
+    warmup: int = 100
     ema: float = 0.999
 
 
@@ -55,7 +55,7 @@ class Recipe:
     autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
     denoiser: DenoiserConfig = field(default_factory=DenoiserConfig)
     train_autoencoder: TrainConfig = field(default_factory=TrainConfig)
-    train_denoiser: TrainConfig = field(default_factory=lambda: TrainConfig(steps=12000))
+    train_denoiser: TrainConfig = field(default_factory=lambda: TrainConfig(steps=4500, learning_rate=1e-3))
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON values."""
@@ -64,7 +64,7 @@ class Recipe:
     @staticmethod
     def from_json(raw: dict[str, Any]) -> "Recipe":
         """From what `to_json` gave, or a part of it. Raises ValueError for a key that no part of a recipe has."""
-        parts: dict[str, type] = {
+        parts: dict[str, Any] = {
             "autoencoder": AutoencoderConfig,
             "denoiser": DenoiserConfig,
             "train_autoencoder": TrainConfig,

@@ -1,0 +1,340 @@
+"""Fit the autoencoder or the denoiser to a windows table: Ray Data feeds Ray Train workers, on CPUs or GPUs.
+
+A run writes state.safetensors (all that a resumed run needs), loss.jsonl, loss.png and samples.png to
+`<output>/<stage>/`, and the model to `<output>/model/`. Run it again after a kill and it goes on from the last state.
+"""
+
+import json
+import logging
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import torch
+import yaml
+
+import schemas
+from sdiff import storage, tables
+from sdiff.columns import agents_from_arrow
+from sdiff.model import checkpoint
+from sdiff.model.autoencoder import Autoencoder
+from sdiff.model.batch import SceneBatch, pack, scene_batch
+from sdiff.model.denoiser import Denoiser
+from sdiff.model.recipe import RECIPES, Recipe, TrainConfig
+from sdiff.model.scenario_model import ScenarioModel
+from sdiff.model.training import AutoencoderStage, DenoiserStage, TrainState
+from sdiff.scene import BEV_PIXELS, MAP_CHANNELS
+from sdiff.view import training as pictures
+
+STAGES = ("autoencoder", "denoiser")
+LOG_EVERY = 20
+SHUFFLE_ROWS = 1024
+SCALE_BATCHES = 64
+HELD_BACK = 96
+
+
+class TrainError(ValueError):
+    """A training run cannot start: says why and what to do."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """What every worker is told."""
+
+    stage: str
+    recipe: Recipe
+    windows: str
+    output: str
+    autoencoder: str
+    seed: int
+    minutes: float | None
+    checkpoint_s: float
+    threads: int
+    facts: dict[str, Any]
+
+    @property
+    def config(self) -> TrainConfig:
+        """Schedule of the run's stage."""
+        return self.recipe.train_autoencoder if self.stage == "autoencoder" else self.recipe.train_denoiser
+
+    @property
+    def folder(self) -> str:
+        """Where the run's own files lie."""
+        return storage.join(self.output, self.stage)
+
+
+def run(
+    stage: str,
+    windows: str,
+    output: str,
+    config: str | None = None,
+    *,
+    minutes: float | None = None,
+    steps: int | None = None,
+    autoencoder: str | None = None,
+    workers: int = 1,
+    use_gpu: bool = False,
+    seed: int = 0,
+    checkpoint_s: float = 120.0,
+    report: Callable[[str], None] = print,
+) -> dict[str, Any]:
+    """Train one stage on the train split of `windows` until its steps are done or `minutes` have passed.
+
+    config: a YAML file with the keys of sdiff.model.recipe.Recipe, or the name of a recipe. autoencoder: checkpoint of
+    the autoencoder that the denoiser works on; `<output>/model` unless given. Raises TrainError, tables.TableError,
+    checkpoint.CheckpointError.
+    """
+    import ray
+    import ray.data
+    import ray.train
+    from ray.train.torch import TorchTrainer
+
+    if stage not in STAGES:
+        raise TrainError(f"unknown stage {stage!r}, expected one of {', '.join(STAGES)}")
+    recipe = _recipe(config, stage, steps)
+    source = autoencoder or storage.join(output, "model")
+    if stage == "denoiser":
+        recipe = replace(recipe, autoencoder=checkpoint.load_autoencoder(source)[1].autoencoder)
+    paths, rows, facts = _training_rows(windows)
+    size = recipe.train_autoencoder.batch_size if stage == "autoencoder" else recipe.train_denoiser.batch_size
+    if rows < size * workers:
+        raise TrainError(
+            f"{windows} has {rows} windows in split train, expected at least {size * workers}; ingest more"
+        )
+    cores = os.cpu_count() or 1
+    told = Run(stage, recipe, windows, output, source, seed, minutes, checkpoint_s, max(1, cores // workers), facts)
+    report(f"{stage}: recipe {recipe.name}, {rows:,} windows to train on, {told.config.steps:,} steps of {size}")
+    if not ray.is_initialized():
+        ray.init(
+            num_cpus=max(cores, workers + 1), include_dashboard=False, log_to_driver=True, logging_level=logging.WARNING
+        )
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    fs, _ = storage.filesystem(paths[0])
+    data = ray.data.read_parquet(
+        [storage.filesystem(p)[1] for p in paths],
+        filesystem=fs,
+        columns=["split", "map_bev", "agents"],
+        shuffle=ray.data.FileShuffleConfig(seed=seed),
+    )
+    data = data.map_batches(_training_arrays, batch_format="pyarrow", batch_size=64)
+    trainer = TorchTrainer(
+        _work,
+        train_loop_config={"run": told},
+        scaling_config=ray.train.ScalingConfig(num_workers=workers, use_gpu=use_gpu),
+        run_config=ray.train.RunConfig(
+            name=f"{stage}-{os.getpid()}",
+            storage_path=_ray_storage(output),
+            failure_config=ray.train.FailureConfig(max_failures=2),
+        ),
+        datasets={"train": data},
+    )
+    trainer.fit()
+    lines = _read_log(told)
+    return {"stage": stage, "model": storage.join(output, "model"), "steps": lines[-1]["step"], **lines[-1]}
+
+
+def _recipe(config: str | None, stage: str, steps: int | None) -> Recipe:
+    if config is None or config in RECIPES:
+        recipe = RECIPES[config or "small"]
+    else:
+        raw = yaml.safe_load(storage.read_bytes(config))
+        if not isinstance(raw, dict):
+            raise TrainError(f"{config}: expected keys of a recipe, found {type(raw).__name__}")
+        recipe = Recipe.from_json(raw)
+    if steps is None:
+        return recipe
+    key = f"train_{stage}"
+    return replace(recipe, **{key: replace(getattr(recipe, key), steps=steps)})
+
+
+def _training_rows(windows: str) -> tuple[list[str], int, dict[str, Any]]:
+    """Objects that hold training windows, how many windows, and the data's fingerprint for the checkpoint's facts."""
+    table = tables.read(windows, "windows", columns=["window_id", "split", "dataset", "region"])
+    rows = table.filter(pc.equal(table["split"], "train"))
+    found = storage.objects(storage.table_uri(windows, "windows"))
+    facts = {
+        "windows": rows.num_rows,
+        "windows_fingerprint": tables.fingerprint(sorted(rows["window_id"].to_pylist())),
+        "datasets": sorted(set(rows["dataset"].to_pylist())),
+        "regions": sorted(set(rows["region"].to_pylist())),
+        "schema_version": schemas.table_schema("windows").version,
+    }
+    return found, rows.num_rows, facts
+
+
+def _training_arrays(table: pa.Table) -> dict[str, np.ndarray]:
+    """Rows of windows as what a training step takes, the train split only."""
+    return arrays(table.filter(pc.equal(table["split"], "train")))
+
+
+def arrays(table: pa.Table) -> dict[str, np.ndarray]:
+    """Rows of windows as arrays: `map_bev` (n, 8, 256, 256) uint8 and the fields of SceneBatch."""
+    shape = (table.num_rows, len(MAP_CHANNELS), BEV_PIXELS, BEV_PIXELS)
+    blob = table["map_bev"].combine_chunks()
+    maps = np.stack([np.frombuffer(b.as_buffer(), np.uint8) for b in blob]) if len(blob) else np.zeros(0, np.uint8)
+    return {"map_bev": maps.reshape(shape), **pack(agents_from_arrow(table["agents"]))}
+
+
+def _ray_storage(output: str) -> str:
+    fs, path = storage.filesystem(storage.join(output, "_ray"))
+    return os.path.abspath(path) if storage.is_local(fs) else fs.unstrip_protocol(path)
+
+
+def _work(told: dict[str, Run]) -> None:
+    """One worker's whole run."""
+    import ray.train
+    import ray.train.torch
+
+    run = told["run"]
+    torch.set_num_threads(run.threads)
+    device = ray.train.torch.get_device()
+    first = ray.train.get_context().get_world_rank() == 0
+    torch.manual_seed(run.seed + ray.train.get_context().get_world_rank())
+    autoencoder, stage = _build(run)
+    state_file = storage.join(run.folder, "state.safetensors")
+    state = TrainState(stage.trained.to(device), run.config)
+    autoencoder.to(device)
+    if storage.exists(state_file):
+        state.restore(*checkpoint.read_state(state_file))
+    torch.manual_seed(hash((run.seed, state.step, ray.train.get_context().get_world_rank())) % 2**31)
+    batches = _batches(ray.train.get_dataset_shard("train"), run, state.step, device)
+    if isinstance(stage, DenoiserStage) and state.step == 0:
+        stage.fit_scale(scenes for _, (scenes, _) in zip(range(SCALE_BATCHES), batches, strict=False))
+        state = TrainState(stage.trained, run.config)
+    step = ray.train.torch.prepare_model(stage, move_to_device=False)
+    _loop(run, state, step, batches, autoencoder, device, first)
+
+
+def _build(run: Run) -> tuple[Autoencoder, AutoencoderStage | DenoiserStage]:
+    if run.stage == "autoencoder":
+        autoencoder = Autoencoder(run.recipe.autoencoder)
+        return autoencoder, AutoencoderStage(autoencoder)
+    autoencoder, _ = checkpoint.load_autoencoder(run.autoencoder)
+    denoiser = Denoiser(run.recipe.denoiser, run.recipe.autoencoder.latent_channels)
+    return autoencoder, DenoiserStage(denoiser, autoencoder)
+
+
+def _loop(
+    run: Run,
+    state: TrainState,
+    step: torch.nn.Module,
+    batches: Iterator[tuple[SceneBatch, torch.Tensor]],
+    autoencoder: Autoencoder,
+    device: torch.device,
+    first: bool,
+) -> None:
+    import ray.train
+
+    lines = _read_log(run) if first else []
+    sums: dict[str, torch.Tensor] = {}
+    began = saved = logged = time.monotonic()
+    waited, since = 0.0, state.step
+    spent_before = lines[-1]["seconds"] if lines else 0.0
+    held_back = _held_back(run.windows) if first else None
+    while state.step < run.config.steps:
+        asked = time.monotonic()
+        scenes, maps = next(batches)
+        waited += time.monotonic() - asked
+        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+            terms = step(scenes, maps)
+        state.update(terms["loss"])
+        for name, value in terms.items():
+            sums[name] = sums.get(name, torch.zeros_like(value)) + value.detach()
+        now = time.monotonic()
+        # Every worker must take the same decision, so time ends a run only where the first worker says so below.
+        over = run.minutes is not None and now - began > 60 * run.minutes
+        if state.step % LOG_EVERY == 0 or state.step == run.config.steps:
+            line = {"step": state.step, "seconds": round(spent_before + now - began, 1)}
+            line |= {name: round(float(value) / (state.step - since), 5) for name, value in sums.items()}
+            line["waiting_share"] = round(waited / (now - began), 4)
+            line["windows_per_s"] = round((state.step - since) * run.config.batch_size / (now - logged), 1)
+            sums, since, logged = {}, state.step, now
+            lines.append(line)
+            over = _agree(over)
+            if first and (over or now - saved > run.checkpoint_s or state.step == run.config.steps):
+                _save(run, state, lines, autoencoder, held_back)
+                saved = time.monotonic()
+            ray.train.report(line)
+            if over:
+                return
+
+
+def _agree(over: bool) -> bool:
+    """What the first worker thinks, told to all."""
+    if not torch.distributed.is_initialized() or torch.distributed.get_world_size() == 1:
+        return over
+    flag = [over]
+    torch.distributed.broadcast_object_list(flag, src=0)
+    return bool(flag[0])
+
+
+def _batches(shard: Any, run: Run, step: int, device: torch.device) -> Iterator[tuple[SceneBatch, torch.Tensor]]:
+    """Batches without end, in another order each time the data comes round."""
+    epoch = 0
+    while True:
+        for batch in shard.iter_batches(
+            batch_size=run.config.batch_size,
+            batch_format="numpy",
+            drop_last=True,
+            prefetch_batches=4,
+            local_shuffle_buffer_size=SHUFFLE_ROWS,
+            local_shuffle_seed=run.seed + step + epoch,
+        ):
+            yield scene_batch(batch).to(device), torch.as_tensor(batch["map_bev"]).to(device)
+        epoch += 1
+
+
+def _held_back(windows: str) -> pa.Table:
+    """Some windows of the val split, spread over the table, to look at; of the train split where there are none."""
+    for split in ("val", "train"):
+        rows: list[pa.Table] = []
+        found = storage.objects(storage.table_uri(windows, "windows"))
+        for uri in found[:: max(1, len(found) // 24)]:
+            fs, path = storage.filesystem(uri)
+            with fs.open(path) as source:
+                table = pq.read_table(source, columns=["split", "map_bev", "agents"], filters=[("split", "=", split)])
+            rows.append(table.take(np.linspace(0, len(table) - 1, min(len(table), 8)).astype(int)))
+        kept = pa.concat_tables(rows)
+        if len(kept):
+            return kept.slice(0, HELD_BACK)
+    raise TrainError(f"{windows} holds no windows")
+
+
+def _read_log(run: Run) -> list[dict[str, Any]]:
+    uri = storage.join(run.folder, "loss.jsonl")
+    return [json.loads(line) for line in storage.read_bytes(uri).splitlines()] if storage.exists(uri) else []
+
+
+def _save(
+    run: Run, state: TrainState, lines: list[dict[str, Any]], autoencoder: Autoencoder, held_back: pa.Table | None
+) -> None:
+    """State, model, curves and pictures as of now; the first worker's work."""
+    facts = {
+        "recipe": run.recipe.to_json(),
+        "stage": run.stage,
+        "step": state.step,
+        "seconds": lines[-1]["seconds"],
+        "data": run.facts,
+    }
+    weights = {f"{run.stage}.{k}": v for k, v in state.average.items()}
+    model = ScenarioModel(run.recipe)
+    if run.stage == "denoiser":
+        weights |= {f"autoencoder.{k}": v for k, v in autoencoder.state_dict().items()}
+        model.load_state_dict({k: v.cpu() for k, v in weights.items()})
+    else:
+        model.autoencoder.load_state_dict({k: v.cpu() for k, v in state.average.items()})
+    checkpoint.save(storage.join(run.output, "model"), weights, facts)
+    checkpoint.write_state(storage.join(run.folder, "state.safetensors"), state.step, state.tensors())
+    if held_back is not None:
+        picture, figures = pictures.samples(model.eval(), run.stage, held_back)
+        lines[-1] |= figures
+        storage.write_bytes(storage.join(run.folder, "samples.png"), picture)
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    storage.write_bytes(storage.join(run.folder, "loss.jsonl"), text.encode())
+    storage.write_bytes(storage.join(run.folder, "loss.png"), pictures.curves(lines))
