@@ -182,7 +182,7 @@ def _map(source: str, scenario_id: str) -> VectorMap:
                 Features("crosswalk", _crossings(list(raw["pedestrian_crossings"].values()))),
             ],
         )
-    except (KeyError, TypeError, AttributeError, ValueError, shapely.ShapelyError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
         if isinstance(error, BadRecord):
             raise
         raise BadRecord(

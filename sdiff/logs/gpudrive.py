@@ -57,7 +57,7 @@ LEAST_VERTICES = {
 BIKE_LANE = 3
 """`map_element_id` of bike lanes."""
 
-AT_STOP_M = 5.0
+AT_STOP_M = 2.0
 """Farthest that a signal's stop point lies from the lane that it controls."""
 
 LIGHT_STATES = {
