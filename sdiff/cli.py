@@ -238,9 +238,16 @@ def train(
     stage: Annotated[Literal["autoencoder", "denoiser"], typer.Argument(help="Which of the two networks.")],
     windows: Windows,
     output: Annotated[str, typer.Option(metavar="URI", help="Checkpoints, loss curves and pictures are written here.")],
-    config: Annotated[
-        str | None, typer.Option(metavar="FILE", help="Settings (YAML) that differ from the default.")
+    config: Annotated[str | None, typer.Option(metavar="FILE", help="YAML with what differs from the recipe.")] = None,
+    autoencoder: Annotated[
+        str | None,
+        typer.Option(metavar="URI", help="Checkpoint that the denoiser builds on; OUTPUT/model unless given."),
     ] = None,
+    minutes: Annotated[float | None, typer.Option(min=0, help="Stop after that long.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Steps in all, instead of the recipe's.")] = None,
+    workers: Workers = 1,
+    gpu: Annotated[bool, typer.Option("--gpu", help="One GPU per worker.")] = False,
+    seed: Seed = 0,
 ) -> Result:
     """Train one stage of the model.
 
@@ -248,7 +255,19 @@ def train(
     """
     from pipelines import train
 
-    return train.run(stage, windows, output, config)
+    return train.run(
+        stage,
+        windows,
+        output,
+        config,
+        autoencoder=autoencoder,
+        minutes=minutes,
+        steps=steps,
+        workers=workers,
+        use_gpu=gpu,
+        seed=seed,
+        report=say,
+    )
 
 
 @command
