@@ -34,7 +34,7 @@ from sdiff.view import training as pictures
 
 STAGES = ("autoencoder", "denoiser")
 LOG_EVERY = 20
-SHUFFLE_ROWS = 1024
+SHUFFLE_ROWS = 4096
 SCALE_BATCHES = 64
 HELD_BACK = 96
 
@@ -122,7 +122,7 @@ def run(
         columns=["split", "map_bev", "agents"],
         shuffle=ray.data.FileShuffleConfig(seed=seed),
     )
-    data = data.map_batches(_training_arrays, batch_format="pyarrow", batch_size=64)
+    data = data.map_batches(_training_rows_packed, batch_format="pyarrow", batch_size=64)
     trainer = TorchTrainer(
         _work,
         train_loop_config={"run": told},
@@ -168,17 +168,26 @@ def _training_rows(windows: str) -> tuple[list[str], int, dict[str, Any]]:
     return found, rows.num_rows, facts
 
 
-def _training_arrays(table: pa.Table) -> dict[str, np.ndarray]:
-    """Rows of windows as what a training step takes, the train split only."""
-    return arrays(table.filter(pc.equal(table["split"], "train")))
+def _training_rows_packed(table: pa.Table) -> dict[str, np.ndarray]:
+    """Rows of windows, the train split only, as what a worker gets: some 12 KB a window instead of 540.
+
+    The map image travels and waits in the shuffle buffer compressed, and is unpacked batch by batch.
+    """
+    table = table.filter(pc.equal(table["split"], "train"))
+    maps = [pa.compress(m.as_buffer(), "zstd", asbytes=True) for m in table["map_bev"].combine_chunks()]
+    packed = np.empty(len(maps), object)
+    packed[:] = maps
+    return {"map_bev": packed, **pack(agents_from_arrow(table["agents"]))}
 
 
-def arrays(table: pa.Table) -> dict[str, np.ndarray]:
-    """Rows of windows as arrays: `map_bev` (n, 8, 256, 256) uint8 and the fields of SceneBatch."""
-    shape = (table.num_rows, len(MAP_CHANNELS), BEV_PIXELS, BEV_PIXELS)
-    blob = table["map_bev"].combine_chunks()
-    maps = np.stack([np.frombuffer(b.as_buffer(), np.uint8) for b in blob]) if len(blob) else np.zeros(0, np.uint8)
-    return {"map_bev": maps.reshape(shape), **pack(agents_from_arrow(table["agents"]))}
+def _maps(packed: np.ndarray) -> torch.Tensor:
+    """Compressed map images (B,) of bytes as (B, 8, 256, 256) uint8."""
+    shape = (len(MAP_CHANNELS), BEV_PIXELS, BEV_PIXELS)
+    out = torch.empty((len(packed), *shape), dtype=torch.uint8)
+    for i, blob in enumerate(packed):
+        raw = pa.decompress(blob, decompressed_size=int(np.prod(shape)), codec="zstd")
+        out[i] = torch.frombuffer(raw, dtype=torch.uint8).view(shape)
+    return out
 
 
 def _ray_storage(output: str) -> str:
@@ -286,7 +295,7 @@ def _batches(shard: Any, run: Run, step: int, device: torch.device) -> Iterator[
             local_shuffle_buffer_size=SHUFFLE_ROWS,
             local_shuffle_seed=run.seed + step + epoch,
         ):
-            yield scene_batch(batch).to(device), torch.as_tensor(batch["map_bev"]).to(device)
+            yield scene_batch(batch).to(device), _maps(batch["map_bev"]).to(device)
         epoch += 1
 
 
