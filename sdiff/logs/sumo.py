@@ -184,7 +184,7 @@ def _rows(fcd: bytes, types: _Types) -> _Rows:
     )
     type_id = kinds.dictionary.to_pylist()
     code = kinds.indices.to_numpy()
-    heading = wrap_angle(np.pi / 2 - np.radians(angle))
+    heading = wrap_angle(np.pi / 2 - np.radians(angle)).astype(np.float64)
     half = np.array([types.size_m[name][0] / 2 for name in type_id])[code]
     return _Rows(
         agent_id=np.array(ids.dictionary.to_pylist(), np.str_),
@@ -291,7 +291,7 @@ def _lights(
     state = np.zeros((len(near), steps), np.int8)
     for row, link in enumerate(near):
         times, letters = signals[link.light]
-        code = [LIGHT_STATES.index(_LIGHT_OF_LETTER.get(s[link.index], "unknown")) for s in letters]
+        code = [LIGHT_STATES.index(_LIGHT_OF_LETTER.get(s[link.letter], "unknown")) for s in letters]
         at = np.searchsorted(times, now, side="right") - 1
         state[row] = np.where(at >= 0, np.array(code, np.int8)[np.maximum(at, 0)], 0)
     return Lights(

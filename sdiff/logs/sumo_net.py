@@ -3,127 +3,166 @@
 import hashlib
 import xml.etree.ElementTree as ET
 from dataclasses import dataclass, field
+from functools import cache, cached_property
 from io import BytesIO
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+import shapely
 from numpy.typing import NDArray
 
 from sdiff.logs.driving_log import FEATURE_KINDS, LANE_TYPES, BadRecord, VectorMap
 
 DEFAULT_LANE_WIDTH_M = 3.2
-STOP_STATES = "om="
-"""States of a connection whose lane ends in a stop line although no light is there: o off-blinking, m minor, = equal."""
+YIELDING = "mwsZ="
+"""States of a connection that has to wait without a light: minor, stop, all-way stop, zipper, equal."""
+ROADWAY = ("vehicle", "bus", "bike")
+"""Types of lanes that belong to the drivable area."""
 
 Points = NDArray[np.float64]
 
 
 class SignalLink(NamedTuple):
-    """One connection under a light: which light and which letter of its state, the lane within the junction."""
+    """A connection under a light: which light, which letter of its state, and where one stops, map frame [m].
+
+    lane: index of the lane feature inside the junction.
+    """
 
     light: str
-    index: int
+    letter: int
     lane: int
     stop_x_m: float
     stop_y_m: float
 
 
+class Connection(NamedTuple):
+    """From lane to lane, by ids. via: the lane inside the junction, or empty. light: id, or empty.
+
+    turn: SUMO's `dir`: s, l, r, L, R, t (turn around). state: right of way.
+    """
+
+    source: str
+    target: str
+    via: str
+    light: str
+    light_index: int
+    turn: str
+    state: str
+
+
 @dataclass(frozen=True)
 class Lane:
-    """One lane of the file. allow: vehicle classes, None = all. function: normal, internal, crossing, walkingarea."""
+    """A lane of the file. function of its edge: normal, internal, crossing, walkingarea. index: 0 = rightmost.
+
+    allow, disallow: SUMO's vehicle classes, None where the file has none.
+    """
 
     lane_id: str
     edge_id: str
     index: int
-    lane_type: str | None
     function: str
+    allow: str | None
+    disallow: str | None
     width_m: float
     speed_mps: float
     length_m: float
     shape: Points
-    outline: Points | None
+
+    @cached_property
+    def lane_type(self) -> str | None:
+        """Who the lane is for, in the words of LANE_TYPES; None: nobody on the road (rails, closed lanes)."""
+        walk = self.function in ("crossing", "walkingarea")
+        return "pedestrian" if walk else lane_type(self.allow, self.disallow)
+
+    def permits(self, vehicle_class: str) -> bool:
+        """Whether SUMO lets this class of vehicles use the lane."""
+        if self.allow is not None:
+            return self.allow == "all" or vehicle_class in self.allow.split()
+        return vehicle_class not in (self.disallow or "").split() and self.disallow != "all"
 
 
 @dataclass
 class Net:
-    """What the network file says, as far as it is used here. connections: (from, to, via, light, link index, state)."""
+    """What the network file says, as far as it is used here. edges: junctions at start and end of normal edges."""
 
     digest: str
-    crs: str | None
+    crs: str | None = None
+    edges: dict[str, tuple[str, str]] = field(default_factory=dict)
     lanes: dict[str, Lane] = field(default_factory=dict)
     junctions: dict[str, Points] = field(default_factory=dict)
-    connections: list[tuple[str, str, str, str, int, str]] = field(default_factory=list)
+    connections: list[Connection] = field(default_factory=list)
 
-    def length_m(self, lane_type: str) -> float:
-        """Length of all lanes of one type outside junctions [m]."""
-        return sum(x.length_m for x in self.lanes.values() if x.function == "normal" and x.lane_type == lane_type)
+    def of_edge(self) -> dict[str, list[Lane]]:
+        """Lanes of each edge, from the right."""
+        found: dict[str, list[Lane]] = {}
+        for lane in self.lanes.values():
+            found.setdefault(lane.edge_id, []).append(lane)
+        return found
 
 
 def parse(data: bytes) -> Net:
-    """The network in a `.net.xml` file's bytes (not compressed). Raises BadRecord where it is none."""
-    net = Net(hashlib.sha256(_without_comments(data)).hexdigest()[:16], None)
+    """The network in the bytes of a `.net.xml` file. Raises BadRecord where it is none."""
+    net = Net(hashlib.sha256(_without_head(data)).hexdigest()[:16])
     edge_id, function, root = "", "", ""
     try:
         for event, el in ET.iterparse(BytesIO(data), ("start", "end")):
-            tag = el.tag
+            tag, a = el.tag, el.attrib
             if event == "start":
                 root = root or tag
                 if tag == "edge":
-                    edge_id, function = el.attrib["id"], el.attrib.get("function", "normal")
-                continue
-            a = el.attrib
-            if tag == "lane":
-                lane = _lane(a, edge_id, function)
-                net.lanes[lane.lane_id] = lane
+                    edge_id, function = a["id"], a.get("function", "normal")
+                    if function == "normal":
+                        net.edges[edge_id] = a["from"], a["to"]
+            elif tag == "lane":
+                net.lanes[a["id"]] = _lane(a, edge_id, function)
             elif tag == "connection":
                 net.connections.append(_connection(a))
-            elif tag == "junction" and a.get("type") != "internal" and "shape" in a:
+            elif tag == "junction" and a.get("type") != "internal" and a.get("shape"):
                 net.junctions[a["id"]] = _shape(a["shape"])
             elif tag == "location":
                 net.crs = None if a.get("projParameter", "!") in ("!", "-") else a["projParameter"]
             elif tag in ("edge", "tlLogic"):
                 el.clear()
     except (ET.ParseError, KeyError, ValueError) as error:
-        raise BadRecord(
-            f"SUMO network cannot be parsed ({error!r}); expected a .net.xml written by netconvert"
-        ) from None
+        raise BadRecord(f"SUMO network cannot be parsed ({error!r}); expected a .net.xml of netconvert") from None
     if root != "net" or not net.lanes:
         raise BadRecord(f"SUMO network has root <{root}> and {len(net.lanes)} lanes, expected <net> with lanes")
     return net
 
 
-def _without_comments(data: bytes) -> bytes:
-    """The file without the head comment, which holds the date it was made."""
+def _without_head(data: bytes) -> bytes:
+    """The file without its first comment, which holds the date on which it was made."""
     start, end = data.find(b"<!--"), data.find(b"-->")
     return data[:start] + data[end + 3 :] if 0 <= start < end else data
 
 
 def _shape(text: str) -> Points:
-    points = np.array(text.replace(",", " ").split(), np.float64)
     dims = text.split(" ", 1)[0].count(",") + 1
-    return points.reshape(-1, dims)[:, :2]
+    return np.array(text.replace(",", " ").split(), np.float64).reshape(-1, dims)[:, :2]
 
 
-def _connection(a: dict[str, str]) -> tuple[str, str, str, str, int, str]:
+def _connection(a: dict[str, str]) -> Connection:
     source, target = f"{a['from']}_{a['fromLane']}", f"{a['to']}_{a['toLane']}"
-    return source, target, a.get("via", ""), a.get("tl", ""), int(a.get("linkIndex", -1)), a.get("state", "M")
+    index = int(a.get("linkIndex", -1))
+    return Connection(source, target, a.get("via", ""), a.get("tl", ""), index, a.get("dir", "s"), a.get("state", "M"))
 
 
 def _lane(a: dict[str, str], edge_id: str, function: str) -> Lane:
     return Lane(
-        a["id"],
-        edge_id,
-        int(a["index"]),
-        "pedestrian" if function in ("crossing", "walkingarea") else lane_type(a.get("allow"), a.get("disallow")),
-        function,
-        float(a.get("width", DEFAULT_LANE_WIDTH_M)),
-        float(a["speed"]),
-        float(a["length"]),
-        _shape(a["shape"]),
-        _shape(a["outlineShape"]) if "outlineShape" in a else None,
+        lane_id=a["id"],
+        edge_id=edge_id,
+        index=int(a["index"]),
+        function=function,
+        allow=a.get("allow"),
+        disallow=a.get("disallow"),
+        width_m=float(a.get("width", DEFAULT_LANE_WIDTH_M)),
+        speed_mps=float(a["speed"]),
+        length_m=float(a["length"]),
+        shape=_shape(a["shape"]),
     )
 
 
+@cache
 def lane_type(allow: str | None, disallow: str | None) -> str | None:
     """Who a lane is for, from SUMO's permissions; None: nobody on the road (rails, closed lanes).
 
@@ -141,53 +180,53 @@ def lane_type(allow: str | None, disallow: str | None) -> str | None:
 
 
 @dataclass
-class _Builder:
+class _Features:
     """Features as they are found, before they become ragged arrays."""
 
     ids: list[str] = field(default_factory=list)
-    kinds: list[str] = field(default_factory=list)
+    kinds: list[int] = field(default_factory=list)
     shapes: list[Points] = field(default_factory=list)
     lanes: list[Lane | None] = field(default_factory=list)
     derived: list[bool] = field(default_factory=list)
 
-    def add(self, feature_id: str, kind: str, shape: Points, lane: Lane | None = None, derived: bool = False) -> int:
+    def add(self, feature_id: str, kind: str, shape: Points, lane: Lane | None = None, derived: bool = False) -> None:
         self.ids.append(feature_id)
-        self.kinds.append(kind)
+        self.kinds.append(FEATURE_KINDS.index(kind))
         self.shapes.append(shape)
         self.lanes.append(lane)
         self.derived.append(derived)
-        return len(self.ids) - 1
 
 
 def vector_map(net: Net) -> tuple[VectorMap, list[SignalLink]]:
-    """The network as a vector map, and the connections under lights."""
-    out = _Builder()
+    """The network as a vector map, and its connections under lights.
+
+    Lanes, speeds, links and neighbours are the file's. Lines, areas and stop lines are made from the lanes' widths.
+    """
+    out = _Features()
     lane_index: dict[str, int] = {}
     for lane in net.lanes.values():
         if lane.lane_type and lane.function in ("normal", "internal") and len(lane.shape) > 1:
-            lane_index[lane.lane_id] = out.add(f"lane/{lane.lane_id}", "lane_centerline", lane.shape, lane)
+            lane_index[lane.lane_id] = len(out.ids)
+            out.add(f"lane/{lane.lane_id}", "lane_centerline", lane.shape, lane)
     successors, links, stops = _links(net, lane_index)
     _add_lines_and_areas(net, out)
     for lane_id in sorted(stops):
-        lane = net.lanes[lane_id]
-        out.add(f"stop/{lane_id}", "stop_line", _across_end(lane), derived=True)
-    n = len(out.ids)
-    left, right = _neighbours(net, lane_index, n)
-    counts = [len(s) for s in out.shapes]
-    lanes = out.lanes
+        out.add(f"stop/{lane_id}", "stop_line", _across_end(net.lanes[lane_id]), derived=True)
+    left, right = _neighbours(net, lane_index, len(out.ids))
+    types = [x.lane_type if x else None for x in out.lanes]
     return VectorMap(
         map_id=f"sumo-{net.digest}",
         feature_id=np.array(out.ids, np.str_),
-        kind=np.array([FEATURE_KINDS.index(k) for k in out.kinds], np.int8),
-        start=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
-        xy_m=np.concatenate(out.shapes) if n else np.zeros((0, 2)),
+        kind=np.array(out.kinds, np.int8),
+        start=np.concatenate([[0], np.cumsum([len(s) for s in out.shapes])]).astype(np.int64),
+        xy_m=np.concatenate([*out.shapes, np.zeros((0, 2))]),
         left=left,
         right=right,
         successors=successors,
-        speed_limit_mps=np.array([x.speed_mps if x else np.nan for x in lanes], np.float32),
-        width_m=np.array([x.width_m if x else np.nan for x in lanes], np.float32),
-        lane_type=np.array([LANE_TYPES.index(x.lane_type) if x and x.lane_type else -1 for x in lanes], np.int8),
-        in_junction=np.array([bool(x and x.function == "internal") for x in lanes]),
+        speed_limit_mps=np.array([x.speed_mps if x else np.nan for x in out.lanes], np.float32),
+        width_m=np.array([x.width_m if x else np.nan for x in out.lanes], np.float32),
+        lane_type=np.array([LANE_TYPES.index(t) if t else -1 for t in types], np.int8),
+        in_junction=np.array([bool(x and x.function == "internal") for x in out.lanes], bool),
         derived=np.array(out.derived, bool),
         crs=net.crs,
     ), links
@@ -195,18 +234,20 @@ def vector_map(net: Net) -> tuple[VectorMap, list[SignalLink]]:
 
 def _links(net: Net, lane_index: dict[str, int]) -> tuple[NDArray[np.int32], list[SignalLink], set[str]]:
     """Successor pairs (through the junction's own lanes), connections under lights, lanes that end in a stop line."""
-    pairs, links, stops = set(), [], set()
-    for source, target, via, light, index, state in net.connections:
-        a, b = lane_index.get(source), lane_index.get(via or target)
+    pairs: set[tuple[int, int]] = set()
+    links: list[SignalLink] = []
+    stops: set[str] = set()
+    for c in net.connections:
+        a, b = lane_index.get(c.source), lane_index.get(c.via or c.target)
         if a is None or b is None:
             continue
         pairs.add((a, b))
-        lane = net.lanes[source]
-        if lane.function == "normal" and lane.lane_type != "pedestrian":
-            if light:
-                links.append(SignalLink(light, index, b, *map(float, lane.shape[-1])))
-            if light or state in STOP_STATES or state in "swZ":
-                stops.add(source)
+        lane = net.lanes[c.source]
+        if lane.function == "normal" and lane.lane_type in ROADWAY:
+            if c.light:
+                links.append(SignalLink(c.light, c.light_index, b, *map(float, lane.shape[-1])))
+            if c.light or c.state in YIELDING:
+                stops.add(c.source)
     return np.array(sorted(pairs), np.int32).reshape(-1, 2), links, stops
 
 
@@ -215,32 +256,59 @@ def _neighbours(net: Net, lane_index: dict[str, int], n: int) -> tuple[NDArray[n
     left, right = np.full(n, -1, np.int32), np.full(n, -1, np.int32)
     for lane_id, f in lane_index.items():
         lane = net.lanes[lane_id]
-        beside = lane_index.get(f"{lane.edge_id}_{lane.index + 1}")
-        if beside is not None:
-            left[f], right[beside] = beside, f
+        other = lane_index.get(f"{lane.edge_id}_{lane.index + 1}")
+        if other is not None:
+            left[f], right[other] = other, f
     return left, right
 
 
-def _add_lines_and_areas(net: Net, out: _Builder) -> None:
-    edges: dict[str, list[Lane]] = {}
-    for lane in net.lanes.values():
-        if lane.function in ("normal", "crossing"):
-            edges.setdefault(lane.edge_id, []).append(lane)
-    for edge_id, lanes in edges.items():
-        if lanes[0].function == "crossing":
-            shape = lanes[0].outline if lanes[0].outline is not None else band(lanes[0].shape, lanes[0].width_m)
-            out.add(f"crosswalk/{edge_id}", "crosswalk", shape, derived=lanes[0].outline is None)
+def _add_lines_and_areas(net: Net, out: _Features) -> None:
+    """Crosswalks, the roadway's area, its edge on the right, a line at the left of each of its lanes."""
+    lanes = [
+        x
+        for x in net.lanes.values()
+        if len(x.shape) > 1 and (x.function == "crossing" or (x.function != "walkingarea" and x.lane_type in ROADWAY))
+    ]
+    if not lanes:
+        return
+    half = [x.width_m / 2 for x in lanes]
+    shapes = [x.shape for x in lanes]
+    rightmost: dict[str, str] = {}
+    for lane, right, left in zip(lanes, beside(shapes, [-h for h in half]), beside(shapes, half), strict=True):
+        ring = np.concatenate([right, left[::-1]])
+        if lane.function == "crossing":
+            out.add(f"crosswalk/{lane.edge_id}", "crosswalk", ring, derived=True)
             continue
-        roadway = [x for x in lanes if x.lane_type in ("vehicle", "bus", "bike") and len(x.shape) > 1]
-        for i, lane in enumerate(roadway):
-            out.add(f"area/{lane.lane_id}", "drivable_area", band(lane.shape, lane.width_m), derived=True)
-            if i == 0:
-                out.add(f"edge/{lane.lane_id}", "road_edge", beside(lane.shape, -lane.width_m / 2), derived=True)
-            out.add(f"line/{lane.lane_id}", "lane_boundary", beside(lane.shape, lane.width_m / 2), derived=True)
-    for lane in net.lanes.values():
-        if lane.function == "internal" and lane.lane_type in ("vehicle", "bus", "bike") and len(lane.shape) > 1:
-            out.add(f"area/{lane.lane_id}", "drivable_area", band(lane.shape, lane.width_m), derived=True)
-    return
+        out.add(f"area/{lane.lane_id}", "drivable_area", ring, derived=True)
+        if lane.function == "normal":
+            if rightmost.setdefault(lane.edge_id, lane.lane_id) == lane.lane_id:
+                out.add(f"edge/{lane.lane_id}", "road_edge", right, derived=True)
+            out.add(f"line/{lane.lane_id}", "lane_boundary", left, derived=True)
+    for i, ring in enumerate(_junction_areas(net, {x.lane_id for x in lanes})):
+        out.add(f"area/junction_{i}", "drivable_area", ring, derived=True)
+
+
+def _junction_areas(net: Net, roadway: set[str]) -> list[Points]:
+    """Junctions that roadways lead through, without the areas for walking."""
+    inner = {
+        x.lane_id[1:].rsplit("_", 2)[0] for x in net.lanes.values() if x.function == "internal" and x.lane_id in roadway
+    }
+    names = [n for n, shape in net.junctions.items() if n in inner and len(shape) > 2]
+    walks = [x.shape for x in net.lanes.values() if x.function == "walkingarea" and len(x.shape) > 2]
+    areas = _polygons([net.junctions[n] for n in names])
+    if walks:
+        tree = shapely.STRtree(_polygons(walks))
+        pairs = tree.query(areas, "intersects")
+        for junction in np.unique(pairs[0]):
+            taken = shapely.union_all(tree.geometries[pairs[1][pairs[0] == junction]])
+            areas[junction] = shapely.difference(areas[junction], taken)
+    parts = shapely.get_parts(areas)
+    parts = parts[(shapely.get_type_id(parts) == 3) & (shapely.area(parts) > 1.0)]
+    return [shapely.get_coordinates(shapely.get_exterior_ring(p))[:-1] for p in parts]
+
+
+def _polygons(rings: list[Points]) -> NDArray[Any]:
+    return shapely.make_valid(np.array([shapely.Polygon(r) for r in rings], object))
 
 
 def _across_end(lane: Lane) -> Points:
@@ -251,17 +319,17 @@ def _across_end(lane: Lane) -> Points:
     return np.stack([last - across, last + across])
 
 
-def beside(line: Points, offset_m: float) -> Points:
-    """A line shifted to the left by `offset_m` (negative: to the right), mitred at its vertices. (n, 2) -> (n, 2)."""
-    step = np.diff(line, axis=0)
+def beside(lines: list[Points], offset_m: list[float]) -> list[Points]:
+    """Lines shifted to the left by their offsets (negative: to the right) [m], mitred at the vertices."""
+    counts = np.array([len(x) for x in lines])
+    xy = np.concatenate(lines)
+    ends = np.cumsum(counts)
+    step = np.diff(xy, axis=0)
     unit = step / np.maximum(np.hypot(step[:, 0], step[:, 1]), 1e-9)[:, None]
     normal = np.stack([-unit[:, 1], unit[:, 0]], 1)
-    before, after = np.vstack([normal[:1], normal]), np.vstack([normal, normal[-1:]])
+    after, before = np.vstack([normal, normal[-1:]]), np.vstack([normal[:1], normal])
+    after[ends - 1], before[ends - counts] = before[ends - 1], after[ends - counts]
     bisector = before + after
-    scale = 2.0 / np.maximum((bisector**2).sum(1), 1.0)  # at most twice the offset where the line turns sharply
-    return line + bisector * scale[:, None] * offset_m
-
-
-def band(line: Points, width_m: float) -> Points:
-    """The open ring around a line of some width. (n, 2) -> (2n, 2)."""
-    return np.vstack([beside(line, -width_m / 2), beside(line, width_m / 2)[::-1]])
+    scale = 2.0 / np.maximum((bisector**2).sum(1), 1.0)  # at most twice the offset where a line turns sharply
+    shifted = xy + bisector * (scale * np.repeat(offset_m, counts))[:, None]
+    return np.split(shifted, ends[:-1])

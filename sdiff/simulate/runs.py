@@ -1,4 +1,4 @@
-"""Simulate regions and put SUMO's own files into one run folder each."""
+"""Simulate street networks and lay SUMO's own files into one run folder each."""
 
 import gzip
 import hashlib
@@ -7,16 +7,24 @@ import re
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+
+import numpy as np
 
 from sdiff import storage
 from sdiff.logs import sumo_net
-from sdiff.simulate.regions import REGIONS, Region, network
-from sdiff.simulate.tools import run
-from sdiff.simulate.traffic import trips, vehicle_types
+from sdiff.logs.driving_log import BadRecord
+from sdiff.simulate.regions import REGIONS, Region, generate
+from sdiff.simulate.tools import SimulationError, home, run
+from sdiff.simulate.traffic import Demand, routes, vehicle_types
 
-WARM_UP_S = 120.0
-"""Simulated before the recording starts, so that the network is filled."""
+WARM_UP_S = 90.0
+"""Simulated before the recording starts, so that traffic has sorted itself."""
+MARGIN_S = 4.0
+"""Recorded beyond the minutes asked for: 2 s before the first and 2 s after the last log."""
+
+Report = Callable[[str], None]
 
 
 def simulate(
@@ -26,71 +34,138 @@ def simulate(
     regions: int = 4,
     net: str | None = None,
     routes: str | None = None,
-    report: Callable[[str], None] = lambda line: None,
+    report: Report = lambda line: None,
     workers: int = 1,
 ) -> dict[str, object]:
-    """Simulate traffic and write one run folder per region under `output` (any fsspec URI)."""
-    chosen = REGIONS[:regions]
-    done = []
-    for region in chosen:
-        done.append(_simulate(region, output, minutes, seed, report))
-    return {"runs": done}
+    """Simulate traffic, and write a run folder `<output>/<region>_seed<seed>` per region.
+
+    output: any fsspec URI. minutes: recorded time per region, at 10 Hz. regions: the first N of `REGIONS`.
+    net, routes: a SUMO network (and route file) of one's own instead; without routes, random traffic is made for it.
+    report: is given a line now and then. workers: simulations at a time. Same seed, same bytes.
+    Returns the runs' URIs and counts: {"runs": [...], "simulated_s": ..., "wall_s": ...}.
+    Raises ValueError for a wrong argument, StorageError or SimulationError where the work fails.
+    """
+    if not 0 < minutes <= 24 * 60:
+        raise ValueError(f"minutes is {minutes}, expected more than 0 and at most 1440")
+    if routes and not net:
+        raise ValueError("routes were given without a network; give the network they belong to as well")
+    if not net and not 1 <= regions <= len(REGIONS):
+        raise ValueError(f"regions is {regions}, expected 1 to {len(REGIONS)}")
+    own = Region(_stem(net), net=net, license="unknown") if net else None
+    chosen = (own,) if own else REGIONS[:regions]
+    began = time.monotonic()
+    with ThreadPoolExecutor(max(1, workers)) as pool:
+        runs = list(pool.map(lambda region: _region(region, routes, output, minutes, seed, report), chosen))
+    return {"runs": runs, "simulated_s": 60 * minutes * len(runs), "wall_s": round(time.monotonic() - began, 1)}
 
 
-def _simulate(region: Region, output: str, minutes: float, seed: int, report: Callable[[str], None]) -> str:
+def _stem(uri: str) -> str:
+    """A network file's name without its endings: `town.net.xml.gz` -> `town`."""
+    return re.sub(r"(\.net)?(\.xml)?(\.gz)?$", "", uri.rstrip("/").rsplit("/", 1)[-1]) or "net"
+
+
+def _region(region: Region, own_routes: str | None, output: str, minutes: float, seed: int, report: Report) -> str:
     own_seed = int.from_bytes(hashlib.sha256(f"{seed}/{region.name}".encode()).digest()[:4], "big") >> 1
+    end_s = WARM_UP_S + 60 * minutes + MARGIN_S
     with tempfile.TemporaryDirectory(prefix="sdiff-simulate-") as temp:
         folder = Path(temp)
-        net_file = network(region, own_seed, folder)
-        raw = net_file.read_bytes()
-        data = gzip.decompress(raw) if net_file.suffix == ".gz" else raw
-        parsed = sumo_net.parse(data)
-        (folder / "vtypes.add.xml").write_text(vehicle_types(own_seed))
-        end_s = WARM_UP_S + 60 * minutes + 4  # 2 s before the first and after the last block
-        files, vehicles = trips(region, parsed, net_file, own_seed, end_s, folder)
-        (folder / "tls.add.xml").write_text(
-            '<additional><timedEvent type="SaveTLSSwitchStates" dest="tls.xml"/></additional>'
-        )
-        report(f"{region.name}: {vehicles} vehicles at once, {minutes:g} min")
-        began = time.monotonic()
+        data = _network(region, own_seed, folder)
+        try:
+            net = sumo_net.parse(data)
+        except BadRecord as error:
+            raise SimulationError(f"network of {region.name}: {error}") from None
+        (folder / "net.xml").write_bytes(data)
+        if own_routes:
+            types = _own_traffic(own_routes, folder)
+            limit: list[str] = []
+        else:
+            demand = _demand(region, net, own_seed)
+            types = vehicle_types(own_seed)
+            (folder / "traffic.rou.xml").write_text(routes(net, demand, own_seed, end_s), "utf-8")
+            limit = ["--max-num-vehicles", str(demand.vehicles), "--max-depart-delay", "30"]
+            report(f"{region.name}: {demand.vehicles} vehicles at once, {minutes:g} min to record")
+        (folder / "vtypes.add.xml").write_text(types, "utf-8")
+        _sumo(folder, own_seed, end_s, bool(own_routes), limit, _progress(region.name, end_s, report))
+        about = {"region": region.name, "seed": seed, "minutes": minutes, "license": region.license}
+        return _store(folder, data, about, storage.join(output, f"{region.name}_seed{seed}"))
 
-        def on_time(now_s: float) -> None:
-            spent = time.monotonic() - began
-            left = spent * (end_s - now_s) / max(now_s, 1e-9)
-            report(
-                f"{region.name}: {now_s:.0f} of {end_s:.0f} s, {now_s / max(spent, 1e-9):.1f} x real time, {left:.0f} s left"
-            )
 
-        run(
-            "sumo",
-            *("--net-file", str(net_file), "--additional-files", "vtypes.add.xml,tls.add.xml"),
-            *("--route-files", ",".join(files), "--seed", str(own_seed)),
-            *("--step-length", "0.1", "--begin", "0", "--end", f"{end_s:.1f}", "--step-log.period", "200"),
-            *("--max-num-vehicles", str(vehicles), "--max-depart-delay", "20"),
-            *("--lanechange.duration", "3", "--collision.check-junctions", "--collision.action", "warn"),
-            *("--time-to-teleport", "90", "--time-to-teleport.remove", "--ignore-route-errors"),
-            *("--device.rerouting.probability", "0.6", "--device.rerouting.period", "30"),
-            *("--fcd-output", "fcd.parquet", "--device.fcd.begin", f"{WARM_UP_S:.1f}"),
-            *("--fcd-output.attributes", "x,y,angle,type,speed", "--no-warnings"),
-            *("--statistic-output", "statistic.xml"),
-            folder=folder,
-            on_time=on_time,
-        )
-        report(
-            re.sub(
-                r"\s+",
-                " ",
-                " ".join(
-                    re.findall(r"<(?:teleports|safety|vehicles|persons) .*?/>", (folder / "statistic.xml").read_text())
-                ),
-            )
-        )
-        target = storage.join(output, region.name)
-        storage.write_bytes(storage.join(target, "net.xml.gz"), gzip.compress(data, 6, mtime=0))
-        tls = re.sub(rb"<!--.*?-->\s*", b"", (folder / "tls.xml").read_bytes(), flags=re.S)
-        storage.write_bytes(storage.join(target, "tls.xml.gz"), gzip.compress(tls, 6, mtime=0))
-        storage.write_bytes(storage.join(target, "vtypes.add.xml"), (folder / "vtypes.add.xml").read_bytes())
-        about = {"region": region.name, "seed": seed, "begin_s": WARM_UP_S, "minutes": minutes}
-        storage.write_bytes(storage.join(target, "run.json"), json.dumps(about, indent=2).encode())
-        storage.write_bytes(storage.join(target, "fcd.parquet"), (folder / "fcd.parquet").read_bytes())
+def _network(region: Region, seed: int, folder: Path) -> bytes:
+    if region.generate:
+        return generate(region, seed, folder)
+    shipped = home() / region.net
+    data = shipped.read_bytes() if shipped.is_file() else storage.read_bytes(region.net)
+    return gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data
+
+
+def _demand(region: Region, net: sumo_net.Net, seed: int) -> Demand:
+    """How much traffic the network gets: its density, more or less by seed."""
+    length_km = {"vehicle": 0.0, "pedestrian": 0.0}
+    for lane in net.lanes.values():
+        if lane.function == "normal" and lane.lane_type in length_km:
+            length_km[lane.lane_type] += lane.length_m / 1000
+    if not length_km["vehicle"]:
+        raise SimulationError(f"network of {region.name} has no lane for cars; give one that has")
+    busy = np.random.default_rng(seed).uniform(0.7, 1.2)
+    vehicles = max(10, round(busy * region.vehicles_per_km * length_km["vehicle"]))
+    return Demand(vehicles, region.bikes, round(busy * region.walkers_per_km * length_km["pedestrian"]))
+
+
+def _own_traffic(uri: str, folder: Path) -> str:
+    """Put the user's routes into `folder`; the vehicle types in them."""
+    data = storage.read_bytes(uri)
+    data = gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data
+    (folder / "traffic.rou.xml").write_bytes(data)
+    types = re.findall(r"<vType\b[^>]*?/>|<vType\b[^>]*?>.*?</vType>", data.decode("utf-8"), flags=re.S)
+    return "<additional>\n" + "\n".join(types) + "\n</additional>\n"
+
+
+def _sumo(
+    folder: Path, seed: int, end_s: float, types_in_routes: bool, limit: list[str], on_time: Callable[[float], None]
+) -> None:
+    (folder / "tls.add.xml").write_text(
+        '<additional><timedEvent type="SaveTLSSwitchStates" dest="tls.xml"/></additional>'
+    )
+    run(
+        "sumo",
+        *("--net-file", "net.xml", "--route-files", "traffic.rou.xml", "--seed", str(seed)),
+        *("--additional-files", "tls.add.xml" if types_in_routes else "vtypes.add.xml,tls.add.xml"),
+        *("--step-length", "0.1", "--begin", "0", "--end", f"{end_s:.1f}", "--step-log.period", "100", *limit),
+        *("--lateral-resolution", "0.8", "--collision.check-junctions", "--collision.action", "warn"),
+        *("--time-to-teleport", "90", "--time-to-teleport.remove", "--ignore-route-errors", "--no-warnings"),
+        *("--device.rerouting.probability", "0.4", "--device.rerouting.period", "30"),
+        *("--fcd-output", "fcd.parquet", "--fcd-output.attributes", "x,y,angle,type,speed"),
+        *("--device.fcd.begin", f"{WARM_UP_S:.1f}"),
+        folder=folder,
+        on_time=on_time,
+    )
+
+
+def _progress(name: str, end_s: float, report: Report) -> Callable[[float], None]:
+    """Reports at most every 5 s how far a simulation is."""
+    began = last = time.monotonic()
+
+    def on_time(now_s: float) -> None:
+        nonlocal last
+        spent = time.monotonic() - began
+        if now_s > 0 and time.monotonic() - last > 5:
+            last = time.monotonic()
+            left = spent * (end_s - now_s) / now_s
+            report(f"{name}: {now_s:.0f} of {end_s:.0f} s, {now_s / spent:.1f} x real time, {left:.0f} s left")
+
+    return on_time
+
+
+def _store(folder: Path, net: bytes, about: dict[str, object], target: str) -> str:
+    """Upload a run; the FCD last, because a folder is a run from when it is there."""
+    tls = (folder / "tls.xml").read_bytes() if (folder / "tls.xml").exists() else b"<tlsStates/>"
+    files = {
+        "net.xml.gz": gzip.compress(net, 6, mtime=0),
+        "tls.xml.gz": gzip.compress(re.sub(rb"<!--.*?-->\s*", b"", tls, flags=re.S), 6, mtime=0),  # says when it ran
+        "vtypes.add.xml": (folder / "vtypes.add.xml").read_bytes(),
+        "run.json": json.dumps(about, indent=2, sort_keys=True).encode(),
+        "fcd.parquet": (folder / "fcd.parquet").read_bytes(),
+    }
+    for name, data in files.items():
+        storage.write_bytes(storage.join(target, name), data)
     return target
