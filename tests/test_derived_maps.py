@@ -173,6 +173,20 @@ def test_derived_links_agree_with_the_maps_that_have_them(real_data: Path) -> No
     assert (inside & known).sum() >= 0.95 * max(inside.sum(), known.sum())
 
 
+def test_the_derived_carriageway_is_the_one_that_the_source_drew(real_data: Path) -> None:
+    """Given the outline of Argoverse's own drivable area as road edges, within 10 m of its lanes."""
+    for log, lanes, _ in argoverse_lanes(real_data):
+        rings = [shapely.Polygon(log.map.points(int(i))).buffer(0) for i in log.map.of_kind("drivable_area")]
+        outlines = [shapely.orient_polygons(p) for p in shapely.get_parts(shapely.union_all(rings))]
+        edges = Lines.of([shapely.get_coordinates(ring) for p in outlines for ring in (p.exterior, *p.interiors)])
+        found = area_of(derive.drivable_area(lanes, edges))
+        near = shapely.buffer(shapely.linestrings(lanes.xy_m, indices=lanes.owner), 10.0, cap_style="flat")
+        true = shapely.union_all(rings)
+        near_lanes = true.intersection(shapely.union_all(near))
+        assert found.intersection(true).area >= 0.98 * found.area
+        assert found.intersection(near_lanes).area >= 0.85 * near_lanes.area
+
+
 def test_moving_vehicles_drive_on_the_derived_carriageway_along_its_lanes(real_data: Path) -> None:
     """On every fourth log, each second, as far as the map reaches; most pedestrians who stand are not on it."""
     reader = logs.reader("gpudrive")

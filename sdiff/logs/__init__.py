@@ -72,7 +72,7 @@ def read_json(uri: str) -> Any:
     try:
         return json.loads(data)  # slower, but takes NaN: then only the tracks that hold it are lost
     except ValueError:
-        raise BadRecord(f"{uri} is not a whole JSON document: {reason}") from reason
+        raise BadRecord(f"not a whole JSON document: {reason}") from reason
 
 
 def usable(log: DrivingLog, faults: Mapping[int, str] | None = None) -> Iterator[DrivingLog | BadRecord]:

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from sdiff import KINDS, storage
 from sdiff.logs import read_json, usable
-from sdiff.logs.driving_log import BadRecord, DrivingLog, Lights, Tracks, VectorMap
-from sdiff.maps import Features, Lanes, Lines, derive, lane_type_codes, vector_map
+from sdiff.logs.driving_log import LANE_TYPES, BadRecord, DrivingLog, Lights, Tracks, VectorMap
+from sdiff.maps import Features, Lanes, Lines, derive, vector_map
 
 DATASET = "argoverse2_motion"
 LICENSE = "CC BY-NC-SA 4.0"
@@ -74,14 +74,14 @@ def read(source: str) -> Iterator[DrivingLog | BadRecord]:
     Raises BadRecord where the scenario or its map cannot be used, storage.StorageError where one cannot be read.
     """
     table = _table(source)
-    scenario_id = str(_only(table, "scenario_id", source))
-    start_ns = float(_only(table, "start_timestamp", source))
+    scenario_id = str(_only(table, "scenario_id"))
+    start_ns = float(_only(table, "start_timestamp"))
     tracks, faults = _tracks(table)
     recorder = np.flatnonzero(tracks.agent_id == "AV")
     log = DrivingLog(
         log_id=scenario_id,
         dataset=DATASET,
-        region=str(_only(table, "city", source)),
+        region=str(_only(table, "city")),
         license=LICENSE,
         tracks=tracks,
         map=_map(source, scenario_id),
@@ -98,23 +98,23 @@ def _table(source: str) -> pa.Table:
         file = pq.ParquetFile(pa.BufferReader(data))
         missing = sorted(set(COLUMNS) - set(file.schema_arrow.names))
         if missing:
-            raise BadRecord(f"{source} lacks the columns {missing}; expected an Argoverse 2 motion scenario")
+            raise BadRecord(f"the table lacks the columns {missing}; expected an Argoverse 2 motion scenario")
         table = file.read(columns=list(COLUMNS)).select(list(COLUMNS)).cast(pa.schema(list(COLUMNS.items())))
     except (pa.ArrowException, OSError) as error:
-        raise BadRecord(f"{source} is not a whole Parquet file of a scenario: {error}") from error
+        raise BadRecord(f"not a whole Parquet file of a scenario: {error}") from error
     if not table.num_rows:
-        raise BadRecord(f"{source} has no rows, expected one per track and step")
+        raise BadRecord("the table has no rows, expected one per track and step")
     for name in ("track_id", "object_type", "timestep"):
         if table[name].null_count:
-            raise BadRecord(f"{source}: {table[name].null_count} nulls in {name}, expected none")
+            raise BadRecord(f"{table[name].null_count} nulls in {name}, expected none")
     return table.combine_chunks()
 
 
-def _only(table: pa.Table, column: str, source: str) -> Any:
+def _only(table: pa.Table, column: str) -> Any:
     """The one value of a column that is the same in every row."""
     values = table[column].unique().to_pylist()
     if len(values) != 1 or values[0] is None or values[0] != values[0]:
-        raise BadRecord(f"{source}: {column} is {values[:3]}, expected one value for the whole scenario")
+        raise BadRecord(f"{column} is {values[:3]}, expected one value for the whole scenario")
     return values[0]
 
 
@@ -168,9 +168,9 @@ def _map(source: str, scenario_id: str) -> VectorMap:
     uri = storage.join(folder, f"log_map_archive_{scenario_id}.json")
     uri = uri if storage.exists(uri) else f"{uri}.gz"
     if not storage.exists(uri):
-        raise BadRecord(f"no map beside {source}; expected log_map_archive_{scenario_id}.json in its folder")
-    raw = read_json(uri)
+        raise BadRecord("no map beside the scenario; expected log_map_archive_<scenario id>.json in its folder")
     try:
+        raw = read_json(uri)
         segments = list(raw["lane_segments"].values())
         lanes = _lanes(segments)
         return vector_map(
@@ -183,10 +183,9 @@ def _map(source: str, scenario_id: str) -> VectorMap:
             ],
         )
     except (KeyError, TypeError, AttributeError, ValueError) as error:
-        if isinstance(error, BadRecord):
-            raise
+        what = str(error) if isinstance(error, BadRecord) else f"{type(error).__name__} {error}"
         raise BadRecord(
-            f"{uri} is not an Argoverse 2 map: {type(error).__name__} {error}; expected lane_segments, drivable_areas "
+            f"the map beside the scenario is not an Argoverse 2 map: {what}; expected lane_segments, drivable_areas "
             "and pedestrian_crossings with points of x and y"
         ) from error
 
@@ -219,7 +218,7 @@ def _lanes(segments: list[dict[str, Any]]) -> Lanes:
         left=_same_direction(neighbours("left"), along),
         right=_same_direction(neighbours("right"), along),
         in_junction=np.array([s["is_intersection"] for s in segments], bool),
-        lane_type=lane_type_codes([s["lane_type"].lower() for s in segments]),
+        lane_type=np.array([LANE_TYPES.index(s["lane_type"].lower()) for s in segments], np.int8),
         width_m=(area_m2 / derive.lengths(lines)).astype(np.float32),
         speed_limit_mps=np.full(len(ids), np.nan, np.float32),
         links_derived=False,

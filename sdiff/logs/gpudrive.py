@@ -101,7 +101,7 @@ def read(source: str) -> Iterator[DrivingLog | BadRecord]:
         if isinstance(error, BadRecord):
             raise
         raise BadRecord(
-            f"{source} is not a GPUDrive scenario: {type(error).__name__} {error}; expected objects, each with "
+            f"not a GPUDrive scenario: {type(error).__name__} {error}; expected objects, each with "
             f"{', '.join(OBJECT_FIELDS)}, and roads, each with type and geometry, whose points have x and y"
         ) from error
     if recorder is not None and not (isinstance(recorder, int) and 0 <= recorder < len(tracks.agent_id)):

@@ -1,13 +1,13 @@
 """Vector maps: put together from what a source has, completed from geometry, looked up by place."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from sdiff.logs.driving_log import FEATURE_KINDS, LANE_TYPES, VectorMap
+from sdiff.logs.driving_log import FEATURE_KINDS, VectorMap
 
 
 @dataclass(frozen=True)
@@ -75,15 +75,11 @@ class Features:
 
     kind: str
     lines: Lines
-    ids: Sequence[str] = field(default=())
     derived: bool = False
 
 
 def vector_map(map_id: str, lanes: Lanes, others: Sequence[Features], crs: str | None = None) -> VectorMap:
-    """One map of lanes and other features; the lanes come first, so that lane i is feature i.
-
-    Features without ids are called <kind>_<number>; those with an id, <kind>_<id>, because sources count by kind.
-    """
+    """One map of lanes and other features, which are called <kind>_<number>; lane i is feature i."""
     n_lanes = len(lanes.lines)
     groups = [g for g in others if len(g.lines)]
     n = n_lanes + sum(len(g.lines) for g in groups)
@@ -94,7 +90,7 @@ def vector_map(map_id: str, lanes: Lanes, others: Sequence[Features], crs: str |
 
     kinds = [FEATURE_KINDS.index("lane_centerline"), *(FEATURE_KINDS.index(g.kind) for g in groups)]
     counts = [len(lines) for lines in every]
-    names = [f"{g.kind}_{i}" for g in groups for i in (g.ids or range(len(g.lines)))]
+    names = [f"{g.kind}_{i}" for g in groups for i in range(len(g.lines))]
     return VectorMap(
         map_id=map_id,
         feature_id=np.array([*lanes.ids, *names], np.str_),
@@ -112,8 +108,3 @@ def vector_map(map_id: str, lanes: Lanes, others: Sequence[Features], crs: str |
         links_derived=lanes.links_derived,
         crs=crs,
     )
-
-
-def lane_type_codes(names: Sequence[str]) -> NDArray[np.int8]:
-    """Codes of lane types, (n,) int8, index into LANE_TYPES. Raises ValueError for an unknown name."""
-    return np.array([LANE_TYPES.index(name) for name in names], np.int8)
