@@ -19,7 +19,7 @@ import apache_beam as beam
 from apache_beam.metrics import Metrics, MetricsFilter
 from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
 
-from sdiff import logs, storage, tables
+from sdiff import logs, storage, tables, windows
 from sdiff.ingestion import DONE, Images, Options, SourceJob
 
 _NAMESPACE = "ingest"
@@ -78,14 +78,16 @@ def run(
 
     Bad logs and files go to dead_letters. Raises IngestFailed, after the good ones are done, where no log was good or
     more logs were bad than one and than max_bad_share of all (with max_bad_share 0: than none). Raises ValueError for
-    an unknown format, tables.TableError where `output` was made with other options, storage.StorageError where a
-    place cannot be read or written. beam_args: Beam's pipeline options; the runner is FnApiRunner unless named there.
+    an unknown format or a stride that is no multiple of 0.1 s, tables.TableError where `output` was made with other
+    options, storage.StorageError where a place cannot be read or written. beam_args: Beam's pipeline options; the
+    runner is FnApiRunner unless named there.
     """
     reader = logs.reader(format)
     options = Options(stride_s, stand_ins, val_share)
+    windows.stride_steps(stride_s)
     pipeline_options = _pipeline_options(workers, beam_args)
-    _claim(output, options)
     sources = reader.find(input)
+    _claim(output, options)
     start = time.perf_counter()
     with _progress(output, len(sources)):
         pipeline = beam.Pipeline(options=pipeline_options)
@@ -135,13 +137,13 @@ def _claim(output: str, options: Options) -> None:
 
 def _report(counts: dict[str, int], seconds: float) -> dict[str, Any]:
     plain = ("sources", "sources_done_before", "logs", "windows", "agents", "objects", "dead_letters", "bad_logs")
-    windows = max(counts.get("windows", 0), 1)
+    n_windows = max(counts.get("windows", 0), 1)
     return {
         "dead_letters_by_reason": _named(counts, "dead letter: "),
         "seconds_by_step": {k: v / 1000 for k, v in _named(counts, "ms ").items()},
         **{name: counts.get(name, 0) for name in plain},
         "bytes": counts.get("bytes windows", 0) + counts.get("bytes agent_tokens", 0),
-        "bytes_per_window": counts.get("bytes windows", 0) / windows,
+        "bytes_per_window": counts.get("bytes windows", 0) / n_windows,
         "seconds": seconds,
     }
 

@@ -203,7 +203,8 @@ class SourceJob:
             return
         self.counts["dead_letters"] = len(self.letters)
         for _, _, stage, reason in self.letters:
-            self.counts[f"dead letter: {stage}: {re.sub('[0-9]+', '#', reason)[:100]}"] += 1
+            alike = re.sub("[0-9]+", "#", reason.replace(self.source, "source"))[:100]
+            self.counts[f"dead letter: {stage}: {alike}"] += 1
         tables.write(window_tables.dead_letters_table(self.letters), "dead_letters", self.output, unit)
 
     @contextmanager

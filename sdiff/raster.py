@@ -158,7 +158,7 @@ def _displacements(agents: Agents, present: NDArray[np.bool_]) -> Floats:
         place = getattr(agents, at)[present].astype(np.float64)
         speed = getattr(agents, velocity)[present, STEPS_PAST].astype(np.float64)
         axes.append(np.where(known, place[:, steps] - place[:, [STEPS_PAST]], speed[:, None] * times))
-    return np.stack(axes, -1).reshape(len(known), -1)
+    return np.stack(axes, -1).reshape(len(known), 2 * len(times))
 
 
 def _signed(value: NDArray[np.floating] | float) -> NDArray[np.floating]:

@@ -52,12 +52,18 @@ def cut(log: DrivingLog, stride_s: float = 0.5, stand_ins: int = 3) -> Iterator[
     A window every `stride_s` wherever the ego is valid over all 41 steps. Its agents are those valid at t0 with their
     centre inside the square, in the order of the tracks. Raises ValueError unless stride_s is a multiple of 0.1 s.
     """
-    stride = round(stride_s / STEP_S)
-    if stride < 1 or abs(stride * STEP_S - stride_s) > 1e-9:
-        raise ValueError(f"stride_s is {stride_s}, expected a positive multiple of {STEP_S} s")
+    stride = stride_steps(stride_s)
     for ego in egos(log, stand_ins):
         for step in _steps(log.tracks.valid[ego], stride):
             yield _window(log, int(ego), int(step))
+
+
+def stride_steps(stride_s: float) -> int:
+    """Steps in a stride. Raises ValueError unless it is a positive multiple of 0.1 s."""
+    stride = round(stride_s / STEP_S)
+    if stride < 1 or abs(stride * STEP_S - stride_s) > 1e-9:
+        raise ValueError(f"stride_s is {stride_s}, expected a positive multiple of {STEP_S} s")
+    return stride
 
 
 def egos(log: DrivingLog, stand_ins: int) -> NDArray[np.int64]:

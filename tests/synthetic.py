@@ -1,8 +1,10 @@
 """A small made-up driving log: a straight two-lane road with a bend, a crosswalk, a signal and traffic."""
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sdiff import KINDS
 from sdiff.logs.driving_log import FEATURE_KINDS, LANE_TYPES, DrivingLog, Lights, Tracks, VectorMap
@@ -88,3 +90,35 @@ def moved(log: DrivingLog, x_m: float, y_m: float) -> DrivingLog:
         map=replace(log.map, xy_m=log.map.xy_m + np.array([x_m, y_m])),
         lights=replace(log.lights, x_m=log.lights.x_m + x_m, y_m=log.lights.y_m + y_m),
     )
+
+
+def gpudrive_json(log: DrivingLog) -> dict[str, Any]:
+    """The log as GPUDrive writes it."""
+    t, m = log.tracks, log.map
+    types = {"lane_centerline": "lane", "road_edge": "road_edge", "crosswalk": "crosswalk"}
+
+    def points(x: NDArray[np.float64], y: NDArray[np.float64]) -> list[dict[str, float]]:
+        return [{"x": a, "y": b} for a, b in zip(x.tolist(), y.tolist(), strict=True)]
+
+    return {
+        "name": log.log_id,
+        "objects": [
+            {
+                "id": str(t.agent_id[i]),
+                "type": "pedestrian" if KINDS[t.kind[i]] == "pedestrian" else "vehicle",
+                "length": float(t.length_m[i]),
+                "width": float(t.width_m[i]),
+                "position": points(t.x_m[i], t.y_m[i]),
+                "velocity": points(t.vx_mps[i], t.vy_mps[i]),
+                "heading": t.heading_rad[i].tolist(),
+                "valid": t.valid[i].tolist(),
+            }
+            for i in range(len(t.kind))
+        ],
+        "roads": [
+            {"type": types[FEATURE_KINDS[m.kind[f]]], "geometry": points(*m.points(f).T)}
+            for f in range(len(m.kind))
+            if FEATURE_KINDS[m.kind[f]] in types
+        ],
+        "tl_states": {},
+    }
