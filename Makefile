@@ -32,7 +32,8 @@ docs: setup
 	$(BIN)/python docs/generate.py
 
 bench: setup
-	$(BIN)/python -m benchmarks
+	$(BIN)/sdiff simulate --output out/bench --minutes 2 --regions 1
+	$(BIN)/python benchmarks/ingest.py sumo out/bench
 
 # Exact versions of all that pyproject.toml asks for, resolved anew. A local build of torch (+cpu) is not part of the pin.
 lock:
