@@ -1,15 +1,18 @@
 """The command line: answers at once, keeps stdout for its result, and ends with the exit status that it promises."""
 
 import json
+import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
+import typer
 
 import schemas
-from sdiff import tables
+from sdiff import cli, tables
 
 COMMANDS = ("demo", "simulate", "ingest", "train", "generate", "evaluate", "query", "render")
 
@@ -47,6 +50,25 @@ def test_every_command_explains_itself(command: str) -> None:
     assert done.returncode == 0
     assert "--json" in done.stdout
     assert "--verbose" in done.stdout
+
+
+def documented_calls() -> list[str]:
+    """Every call of sdiff in the README, the docs and the examples."""
+    root = Path(__file__).parent.parent
+    pages = [root / "README.md", *sorted(root.glob("docs/*.md")), *sorted(root.glob("examples/*.yaml"))]
+    text = "\n".join(page.read_text(encoding="utf-8").replace("\\\n", " ") for page in pages)
+    return re.findall(r"^#?\s*(sdiff \w.*)$", text, re.M) + re.findall(r"`(sdiff \w[^`\n]* [^`\n]*)`", text)
+
+
+def test_every_documented_call_names_a_command_and_options_that_exist() -> None:
+    commands = typer.main.get_command(cli.app).commands  # type: ignore[attr-defined]
+    calls = documented_calls()
+    assert len(calls) > 12
+    for call in calls:
+        words = shlex.split(call.replace("[", " ").replace("]", " "))
+        words = words[: words.index("--")] if "--" in words else words
+        known = {option for parameter in commands[words[1]].params for option in parameter.opts}
+        assert {word for word in words[2:] if word.startswith("--")} <= known, call
 
 
 @pytest.mark.parametrize(
