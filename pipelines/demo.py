@@ -4,8 +4,11 @@ Training runs for a minute per stage, to show that it does; what is generated co
 places and in traffic that it was not trained on.
 """
 
+import logging
+import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -48,21 +51,18 @@ def run(output: str, report: Callable[[str], None]) -> dict[str, Any]:
     simulate(raw, minutes=MINUTES, seed=SEED, regions=REGIONS, workers=WORKERS, report=report)
 
     say("ingest", f"windows of 100 m x 100 m around moving vehicles, to {tables}")
-    windows = ingest.run("sumo", raw, tables, stride_s=1.0, stand_ins=1, workers=WORKERS)
+    windows = ingest.run("sumo", raw, tables, workers=WORKERS)
     report(f"{windows['windows']} windows of {windows['logs']} logs, {windows['bytes_per_window'] / 1000:.1f} KB each")
 
-    for stage in train.STAGES:
-        say("train", f"the {stage}, for {TRAIN_MINUTES:g} min to show that it learns, to {training}")
-        trained = train.run(stage, tables, training, minutes=TRAIN_MINUTES, report=report)
-        report(f"{trained['step']} steps, loss {trained['loss']:.3f}; curve at {training}/{stage}/loss.png")
-    _stop_ray()
-
-    made = 0
-    for name, count in JOBS.items():
-        say("generate", f"{count} scenarios of examples/{name}.yaml with the shipped checkpoint")
-        job = str(EXAMPLES / f"{name}.yaml")
-        made += generate.run(job, windows=tables, count=count, output=tables, report=report).get("scenarios", 0)
-    _stop_ray()
+    with _ray():
+        for stage in train.STAGES:
+            say("train", f"the {stage}, for {TRAIN_MINUTES:g} min to show that it learns, to {training}")
+            trained = train.run(stage, tables, training, minutes=TRAIN_MINUTES, report=report)
+            report(f"{trained['step']} steps, loss {trained['loss']:.3f}; curve at {training}/{stage}/loss.png")
+        for name, count in JOBS.items():
+            say("generate", f"{count} scenarios of examples/{name}.yaml with the shipped checkpoint")
+            job = str(EXAMPLES / f"{name}.yaml")
+            generate.run(job, windows=tables, count=count, output=tables, report=report)
 
     say("evaluate", "scenarios beside the logs at the same places")
     figures = evaluate.run(tables, tables, output)
@@ -86,8 +86,14 @@ def run(output: str, report: Callable[[str], None]) -> dict[str, Any]:
     }
 
 
-def _stop_ray() -> None:
-    """Give the cores back: the next stage asks for them in another way."""
+@contextmanager
+def _ray() -> Iterator[None]:
+    """One quiet Ray on this machine for all stages, with a core to spare for what feeds them."""
     import ray
 
-    ray.shutdown()
+    cores = (os.cpu_count() or 1) + 1
+    ray.init("local", num_cpus=cores, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    try:
+        yield
+    finally:
+        ray.shutdown()
