@@ -13,3 +13,20 @@ def real_data() -> Path:
     if not folder:
         pytest.skip("SDIFF_REAL_DATA is unset: no real driving data")
     return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def sumo_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Run folder of 24 s of simulated traffic in a small generated town: cars to pedestrians, lights, crossings."""
+    from sdiff.simulate import simulate
+    from sdiff.simulate.tools import run
+
+    folder = tmp_path_factory.mktemp("sumo")
+    town = (
+        *("--grid", "--grid.number=2", "--grid.length=110", "--grid.attach-length=90", "--default.lanenumber=2"),
+        *("--default-junction-type=traffic_light", "--no-turnarounds", "--seed=1", "--output-file=town.net.xml"),
+        *("--sidewalks.guess", "--crossings.guess", "--bikelanes.guess", "--default.speed=13.89"),
+    )
+    run("netgenerate", *town, folder=folder)
+    simulate(str(folder), minutes=0.4, seed=1, net=str(folder / "town.net.xml"))
+    return folder / "town_seed1"

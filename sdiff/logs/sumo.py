@@ -7,10 +7,10 @@ Source: https://sumo.dlr.de/docs/Simulation/Output/FCDOutput.html
 import gzip
 import hashlib
 import json
-import math
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -20,17 +20,17 @@ from numpy.typing import NDArray
 
 from sdiff import KINDS, STEP_S, storage
 from sdiff.geometry import wrap_angle
-from sdiff.logs import sumo_net
-from sdiff.logs.driving_log import LIGHT_STATES, BadRecord, DrivingLog, Lights, Tracks, VectorMap
+from sdiff.logs import POSE_FIELDS, sumo_net
+from sdiff.logs.driving_log import LIGHT_STATES, BadRecord, DrivingLog, Lights, Tracks
 from sdiff.logs.sumo_net import SignalLink
 
 BLOCK_STEPS, PAD_STEPS = 200, 20
 """Length of a log, and how much of the run is added before and after it, so that each moment has its +-2 s."""
 RANGE_M = 120.0
-"""Agents that come this near to the recorder's path belong to its log."""
+"""A log holds what comes this near to the recorder's path, while it is that near."""
 RECORDERS_APART_M = 160.0
-MIN_PATH_M = 40.0
-"""Recorders of one block keep this distance at half time, and have driven at least this far."""
+MIN_RECORDED_STEPS, MIN_SPEED_MPS = 100, 2.0
+"""Recorders of one block keep this distance on average, are there this long, and drive this fast on average."""
 
 _KIND_OF_CLASS = {
     **dict.fromkeys(("passenger", "private", "taxi", "hov", "evehicle", "vip", "authority"), "car"),
@@ -104,26 +104,25 @@ def read(source: str) -> Iterator[DrivingLog | BadRecord]:
     types = _types(_file(source, "vtypes.add.xml"))
     rows = _rows(fcd, types)
     signals = _signals(source)
-    name = f"{run['region']}-{run.get('seed', 0)}-{hashlib.blake2b(fcd, digest_size=3).hexdigest()}"
+    name = f"{run['region']}-{run['seed']}-{hashlib.blake2b(fcd, digest_size=3).hexdigest()}"
     steps = int(rows.step[-1]) + 1
     blocks = max(1, (steps - 2 * PAD_STEPS) // BLOCK_STEPS)
     for block in range(blocks):
         first = PAD_STEPS + block * BLOCK_STEPS
-        tracks, path_m = _block(rows, types, first - PAD_STEPS, min(first + BLOCK_STEPS + PAD_STEPS, steps))
-        for recorder in _recorders(tracks, path_m):
-            near = _near(tracks, recorder)
-            own = _take(tracks, near)
-            begin_s = rows.begin_s + (first - PAD_STEPS) * STEP_S
-            where = np.stack([tracks.x_m[recorder], tracks.y_m[recorder]], 1)[tracks.valid[recorder]]
+        tracks = _block(rows, types, first - PAD_STEPS, min(first + BLOCK_STEPS + PAD_STEPS, steps))
+        begin_s = rows.begin_s + (first - PAD_STEPS) * STEP_S
+        for recorder in _recorders(tracks):
+            path = np.stack([tracks.x_m[recorder], tracks.y_m[recorder]], 1)[tracks.valid[recorder]]
+            own, recorder_at = _near(tracks, path[::10], recorder)
             yield DrivingLog(
                 log_id=f"{name}-{block:03d}-{tracks.agent_id[recorder]}",
                 dataset="sumo",
                 region=run["region"],
-                license=run.get("license", ""),
+                license=run["license"],
                 tracks=own,
                 map=vector_map,
-                lights=_lights(links, signals, begin_s, own.valid.shape[1], where),
-                recorder=int(np.flatnonzero(near == recorder)[0]),
+                lights=_lights(links, signals, begin_s, own.valid.shape[1], path),
+                recorder=recorder_at,
                 start_us=round(begin_s * 1e6),
                 split_key=f"{name}-{block:03d}",
             )
@@ -140,20 +139,39 @@ def _file(source: str, name: str) -> bytes:
     raise BadRecord(f"{source} has no {name} or {name}.gz; a SUMO run folder needs it beside fcd.parquet")
 
 
-def _about(source: str) -> dict[str, str]:
+def _about(source: str) -> dict[str, Any]:
+    """What `run.json` says of the run: region, seed, license; without it, the folder's name is the region."""
     path = storage.join(source, "run.json")
-    return json.loads(storage.read_bytes(path)) if storage.exists(path) else {"region": source.rsplit("/", 1)[-1]}
+    said: dict[str, Any] = {}
+    if storage.exists(path):
+        try:
+            said = dict(json.loads(storage.read_bytes(path)))
+        except ValueError as error:
+            raise BadRecord(f"run.json cannot be parsed ({error}); expected region, seed, license") from None
+    return {"region": source.rstrip("/").rsplit("/", 1)[-1], "seed": 0, "license": "unknown"} | said
+
+
+def _elements(data: bytes, file: str, tag: str, *needs: str) -> Iterator[dict[str, str]]:
+    """Attributes of all elements called `tag`. Raises BadRecord where the file is no XML, or one lacks an attribute."""
+    try:
+        found = [el.attrib for el in ET.fromstring(data).iter(tag)]
+    except ET.ParseError as error:
+        raise BadRecord(f"{file} cannot be parsed ({error}); expected a file of SUMO") from None
+    for a in found:
+        if not all(name in a for name in needs):
+            raise BadRecord(f"{file}: <{tag}> has {sorted(a)}, expected {', '.join(needs)}", record=a.get("id", ""))
+        yield a
 
 
 def _types(data: bytes) -> _Types:
     """Kinds and sizes from the vTypes of an additional or route file; rails and ships are left out."""
     classes = dict(_DEFAULT_TYPES)
     size = {name: _DEFAULT_SIZE_M.get(c, (5.0, 1.8)) for name, c in classes.items()}
-    for el in ET.fromstring(data).iter("vType"):
-        name, vehicle_class = el.attrib["id"], el.attrib.get("vClass", "passenger")
+    for a in _elements(data, "vtypes.add.xml", "vType", "id"):
+        name, vehicle_class = a["id"], a.get("vClass", "passenger")
         length, width = _DEFAULT_SIZE_M.get(vehicle_class, (5.0, 1.8))
         classes[name] = vehicle_class
-        size[name] = float(el.attrib.get("length", length)), float(el.attrib.get("width", width))
+        size[name] = float(a.get("length", length)), float(a.get("width", width))
     kind = {n: KINDS.index(_KIND_OF_CLASS[c]) for n, c in classes.items() if c in _KIND_OF_CLASS}
     return _Types(kind, size)
 
@@ -182,6 +200,10 @@ def _rows(fcd: bytes, types: _Types) -> _Rows:
     t, front_x, front_y, angle, speed = (
         table[c].to_numpy().astype(np.float64) for c in (columns[0], *columns[2:5], columns[6])
     )
+    step = np.rint((t - t[0]) / STEP_S).astype(np.int64)
+    ticks = np.flatnonzero(np.diff(t, prepend=t[0] - STEP_S))
+    if (np.diff(step[ticks]) != 1).any():
+        raise BadRecord(f"fcd.parquet is not recorded every {STEP_S} s without a gap; simulate with --step-length 0.1")
     type_id = kinds.dictionary.to_pylist()
     code = kinds.indices.to_numpy()
     heading = wrap_angle(np.pi / 2 - np.radians(angle)).astype(np.float64)
@@ -191,7 +213,7 @@ def _rows(fcd: bytes, types: _Types) -> _Rows:
         type_id=type_id,
         agent=ids.indices.to_numpy(),
         agent_type=code,
-        step=np.rint((t - t[0]) / STEP_S).astype(np.int64),
+        step=step,
         x_m=front_x - half * np.cos(heading),
         y_m=front_y - half * np.sin(heading),
         heading_rad=heading,
@@ -200,8 +222,8 @@ def _rows(fcd: bytes, types: _Types) -> _Rows:
     )
 
 
-def _block(rows: _Rows, types: _Types, first: int, stop: int) -> tuple[Tracks, NDArray[np.float64]]:
-    """Tracks of all agents in steps [first, stop), and how far each moved [m]."""
+def _block(rows: _Rows, types: _Types, first: int, stop: int) -> Tracks:
+    """Tracks of all agents in steps [first, stop)."""
     part = slice(*np.searchsorted(rows.step, [first, stop]))
     agents, row = np.unique(rows.agent[part], return_inverse=True)
     step, n, steps = rows.step[part] - first, len(agents), stop - first
@@ -216,8 +238,7 @@ def _block(rows: _Rows, types: _Types, first: int, stop: int) -> tuple[Tracks, N
     code[row] = rows.agent_type[part]
     size = np.array([types.size_m[name] for name in rows.type_id], np.float32)[code]
     kind = np.array([types.kind[name] for name in rows.type_id], np.int8)[code]
-    tracks = Tracks(rows.agent_id[agents], kind, size[:, 0], size[:, 1], x, y, heading, vx, vy, valid)
-    return tracks, (np.hypot(vx, vy) * valid).sum(1) * STEP_S
+    return Tracks(rows.agent_id[agents], kind, size[:, 0], size[:, 1], x, y, heading, vx, vy, valid)
 
 
 def _rate(value: NDArray[np.float64], valid: NDArray[np.bool_], otherwise: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -231,33 +252,37 @@ def _rate(value: NDArray[np.float64], valid: NDArray[np.bool_], otherwise: NDArr
     return np.where(valid, np.where(count > 0, total / np.maximum(count, 1), otherwise), 0.0)
 
 
-def _recorders(tracks: Tracks, path_m: NDArray[np.float64]) -> list[int]:
-    """Cars that drive through the whole block, far from each other at half time; farthest driven first."""
-    middle = tracks.valid.shape[1] // 2
-    fit = (tracks.kind == KINDS.index("car")) & tracks.valid.all(1) & (path_m >= MIN_PATH_M)
-    order = np.flatnonzero(fit)
-    order = order[np.lexsort((tracks.agent_id[order], -np.round(path_m[order], 3)))]
+def _recorders(tracks: Tracks) -> list[int]:
+    """Cars that drive far from each other; farthest driven first."""
+    seen = tracks.valid.sum(1)
+    path_m = (np.hypot(tracks.vx_mps, tracks.vy_mps) * tracks.valid).sum(1) * STEP_S
+    fit = (tracks.kind == KINDS.index("car")) & (path_m >= MIN_SPEED_MPS * STEP_S * seen)
+    fit &= seen >= min(MIN_RECORDED_STEPS, tracks.valid.shape[1])
+    order = np.lexsort((tracks.agent_id, -np.round(path_m, 3)))
+    x, y, valid = tracks.x_m[:, ::10], tracks.y_m[:, ::10], tracks.valid[:, ::10]
     chosen: list[int] = []
-    for agent in order:
-        x, y = tracks.x_m[:, middle], tracks.y_m[:, middle]
-        if all(math.hypot(x[agent] - x[c], y[agent] - y[c]) >= RECORDERS_APART_M for c in chosen):
+    for agent in order[fit[order]]:
+        both = valid[chosen] & valid[agent]
+        apart_m = np.hypot(x[chosen] - x[agent], y[chosen] - y[agent])
+        together = both.any(1)
+        if ((apart_m * both).sum(1) >= RECORDERS_APART_M * both.sum(1))[together].all():
             chosen.append(int(agent))
     return chosen
 
 
-def _near(tracks: Tracks, recorder: int) -> NDArray[np.int64]:
-    """Agents that come within RANGE_M of the recorder's path."""
-    path_x, path_y = tracks.x_m[recorder, ::10], tracks.y_m[recorder, ::10]
-    near = np.zeros(len(tracks.kind), bool)
-    x, y, valid = tracks.x_m[:, ::5], tracks.y_m[:, ::5], tracks.valid[:, ::5]
-    for px, py in zip(path_x, path_y, strict=True):
-        near |= (((x - px) ** 2 + (y - py) ** 2 < RANGE_M**2) & valid).any(1)
-    near[recorder] = True
-    return np.flatnonzero(near)
-
-
-def _take(tracks: Tracks, index: NDArray[np.int64]) -> Tracks:
-    return Tracks(**{name: value[index] for name, value in vars(tracks).items()})
+def _near(tracks: Tracks, path: NDArray[np.float64], recorder: int) -> tuple[Tracks, int]:
+    """The tracks within RANGE_M of `path` (n, 2), valid while they are there, and where the recorder is in them."""
+    low, high = path.min(0) - RANGE_M, path.max(0) + RANGE_M
+    x, y = tracks.x_m, tracks.y_m
+    inside = tracks.valid & (x > low[0]) & (x < high[0]) & (y > low[1]) & (y < high[1])
+    candidates = np.flatnonzero(inside.any(1))
+    from_path = (x[candidates, :, None] - path[:, 0]) ** 2 + (y[candidates, :, None] - path[:, 1]) ** 2
+    valid = tracks.valid[candidates] & (from_path < RANGE_M**2).any(2)
+    kept = valid.any(1)
+    agents, valid = candidates[kept], valid[kept]
+    own = Tracks(**{name: value[agents] for name, value in vars(tracks).items()} | {"valid": valid})
+    moving = {name: np.where(valid, getattr(own, name), 0.0) for name in POSE_FIELDS}
+    return replace(own, **moving), int(np.searchsorted(agents, recorder))
 
 
 def _signals(source: str) -> dict[str, tuple[NDArray[np.float64], list[str]]]:
@@ -265,13 +290,10 @@ def _signals(source: str) -> dict[str, tuple[NDArray[np.float64], list[str]]]:
     if not any(storage.exists(storage.join(source, n)) for n in ("tls.xml.gz", "tls.xml")):
         return {}
     states: dict[str, tuple[list[float], list[str]]] = {}
-    try:
-        for el in ET.fromstring(_file(source, "tls.xml")).iter("tlsState"):
-            times, letters = states.setdefault(el.attrib["id"], ([], []))
-            times.append(float(el.attrib["time"]))
-            letters.append(el.attrib["state"])
-    except (ET.ParseError, KeyError) as error:
-        raise BadRecord(f"tls.xml cannot be parsed ({error!r}); expected SaveTLSSwitchStates output") from None
+    for a in _elements(_file(source, "tls.xml"), "tls.xml", "tlsState", "id", "time", "state"):
+        times, letters = states.setdefault(a["id"], ([], []))
+        times.append(float(a["time"]))
+        letters.append(a["state"])
     return {light: (np.array(times), letters) for light, (times, letters) in states.items()}
 
 
@@ -300,6 +322,3 @@ def _lights(
         np.array([x.stop_y_m for x in near]),
         state,
     )
-
-
-__all__ = ["VectorMap", "find", "read"]

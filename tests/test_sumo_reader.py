@@ -1,0 +1,226 @@
+"""SUMO runs read as driving logs: geometry, links, lights, and what is said of bad files."""
+
+import gzip
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import shapely
+
+from sdiff import KINDS, STEP_S
+from sdiff.geometry import wrap_angle
+from sdiff.logs import sumo, sumo_net
+from sdiff.logs.driving_log import LANE_TYPES, LIGHT_STATES, BadRecord, DrivingLog
+
+STRAIGHT = b"""<net version="1.20">
+ <location netOffset="0,0" convBoundary="0,0,100,0" origBoundary="0,0,100,0" projParameter="+proj=utm +zone=32"/>
+ <edge id=":b_0" function="internal"><lane id=":b_0_0" index="0" speed="8" length="4" shape="100,-1.6 104,-1.6"/></edge>
+ <edge id="in" from="a" to="b">
+  <lane id="in_0" index="0" allow="pedestrian" speed="1.4" length="100" width="2" shape="0,-8.4 100,-8.4"/>
+  <lane id="in_1" index="1" allow="bicycle" speed="7" length="100" width="1" shape="0,-6.9 100,-6.9"/>
+  <lane id="in_2" index="2" disallow="pedestrian" speed="13.9" length="100" shape="0,-4.8 100,-4.8"/>
+  <lane id="in_3" index="3" disallow="pedestrian" speed="13.9" length="100" shape="0,-1.6 100,-1.6"/>
+ </edge>
+ <edge id="out" from="b" to="c">
+  <lane id="out_0" index="0" speed="13.9" length="96" shape="104,-1.6 200,-1.6"/>
+ </edge>
+ <junction id="b" type="traffic_light" shape="100,0 104,0 104,-9.4 100,-9.4"/>
+ <connection from="in" to="out" fromLane="3" toLane="0" via=":b_0_0" tl="b" linkIndex="0" dir="s" state="o"/>
+ <connection from=":b_0" to="out" fromLane="0" toLane="0" dir="s" state="M"/>
+</net>"""
+
+
+@pytest.fixture
+def one_car(tmp_path: Path) -> Path:
+    """A run of one car of 5 x 2 m that drives 10 m/s to the east for 8 s, with a light ahead of it."""
+    steps = np.arange(81)
+    run = tmp_path / "straight"
+    run.mkdir()
+    (run / "net.xml.gz").write_bytes(gzip.compress(STRAIGHT))
+    (run / "vtypes.add.xml").write_text('<additional><vType id="c" length="5" width="2"/></additional>')
+    (run / "tls.xml").write_text(
+        '<tlsStates><tlsState time="0" id="b" state="r"/><tlsState time="5" id="b" state="G"/></tlsStates>'
+    )
+    fcd = {
+        "timestep_time": steps * 0.1,
+        "vehicle_id": ["car"] * 81,
+        "vehicle_x": 10.0 + steps * 1.0,
+        "vehicle_y": np.full(81, -1.6),
+        "vehicle_angle": np.full(81, 90.0),
+        "vehicle_type": ["c"] * 81,
+        "vehicle_speed": np.full(81, 10.0),
+    }
+    pq.write_table(pa.table(fcd), run / "fcd.parquet")
+    return run
+
+
+def only(run: Path) -> DrivingLog:
+    (log,) = sumo.read(str(run))
+    assert isinstance(log, DrivingLog)
+    log.validate()
+    return log
+
+
+def test_a_box_centre_lies_half_a_length_behind_the_front_bumper(one_car: Path) -> None:
+    tracks = only(one_car).tracks
+    np.testing.assert_allclose(tracks.x_m[0, :3], [7.5, 8.5, 9.5])
+    np.testing.assert_allclose(tracks.y_m[0], -1.6)
+    np.testing.assert_allclose(tracks.heading_rad[0], 0.0, atol=1e-12)
+    np.testing.assert_allclose(tracks.vx_mps[0], 10.0)
+    assert (tracks.length_m[0], tracks.width_m[0], KINDS[tracks.kind[0]]) == (5.0, 2.0, "car")
+
+
+def test_a_light_stops_at_the_end_of_its_lane_and_shows_inside_the_junction(one_car: Path) -> None:
+    log = only(one_car)
+    assert log.map.feature_id[log.lights.lane].tolist() == ["lane/:b_0_0"]
+    assert (log.lights.x_m[0], log.lights.y_m[0]) == (100.0, -1.6)
+    shown = [LIGHT_STATES[s] for s in log.lights.state[0]]
+    assert shown[:50] == ["stop"] * 50
+    assert shown[50:] == ["go"] * 31
+
+
+def test_lanes_know_their_kind_their_neighbours_and_what_follows(one_car: Path) -> None:
+    m = only(one_car).map
+    index = {name: i for i, name in enumerate(m.feature_id.tolist())}
+    lane = [index[f"lane/in_{i}"] for i in range(4)]
+    assert [LANE_TYPES[m.lane_type[i]] for i in lane] == ["pedestrian", "bike", "vehicle", "vehicle"]
+    assert (m.left[lane[2]], m.right[lane[3]], m.left[lane[3]]) == (lane[3], lane[2], -1)
+    inner, after = index["lane/:b_0_0"], index["lane/out_0"]
+    assert sorted(m.successors.tolist()) == sorted([[lane[3], inner], [inner, after]])
+    assert m.in_junction[inner]
+    assert not m.in_junction[after]
+    assert m.crs == "+proj=utm +zone=32"
+
+
+def test_the_drivable_area_is_the_roadway_without_the_sidewalk(one_car: Path) -> None:
+    m = only(one_car).map
+    area = shapely.union_all([shapely.Polygon(m.points(f)) for f in m.of_kind("drivable_area")])
+    before = area.intersection(shapely.box(0, -20, 100, 20))
+    assert before.area == pytest.approx(100 * (3.2 + 3.2 + 1))
+    assert not area.contains(shapely.Point(50, -8.4))
+    assert area.contains(shapely.Point(102, -5))  # the junction
+    (stop,) = m.of_kind("stop_line")
+    np.testing.assert_allclose(np.sort(m.points(int(stop))[:, 1]), [-3.2, 0])
+
+
+def test_a_line_beside_a_corner_keeps_its_distance() -> None:
+    corner, straight = np.array([[0, 0], [10, 0], [10, 10.0]]), np.array([[0, 5], [8, 5.0]])
+    shifted = sumo_net.beside([corner, straight], [1.0, -2.0])
+    np.testing.assert_allclose(shifted[0], [[0, 1], [9, 1], [9, 10]])
+    np.testing.assert_allclose(shifted[1], [[0, 3], [8, 3]])
+
+
+def test_permissions_say_who_a_lane_is_for() -> None:
+    assert sumo_net.lane_type(None, None) == "vehicle"
+    assert sumo_net.lane_type("bus delivery bicycle pedestrian", None) == "pedestrian"
+    assert sumo_net.lane_type("bus taxi bicycle", None) == "bus"
+    assert sumo_net.lane_type(None, "all") is None
+    assert sumo_net.lane_type("rail", None) is None
+
+
+def test_where_a_lane_leads_the_next_one_begins(sumo_run: Path) -> None:
+    m = _logs(sumo_run)[0].map
+    ends = np.array([m.points(a)[-1] for a, _ in m.successors])
+    starts = np.array([m.points(b)[0] for _, b in m.successors])
+    gap_m = np.hypot(*(ends - starts).T)
+    assert len(gap_m) > 50
+    assert np.quantile(gap_m, 0.99) < 0.5
+
+
+def test_velocity_is_the_derivative_of_the_centre_and_points_along_the_heading(sumo_run: Path) -> None:
+    for log in _logs(sumo_run):
+        t = log.tracks
+        both = t.valid[:, :-1] & t.valid[:, 1:]
+        for position, velocity in ((t.x_m, t.vx_mps), (t.y_m, t.vy_mps)):
+            moved = np.diff(position, axis=1)[both]
+            expected = (velocity[:, :-1] + velocity[:, 1:])[both] / 2 * STEP_S
+            assert np.quantile(np.abs(moved - expected), 0.99) < 0.05  # walkers start and stop at once
+        fast = t.valid & (np.hypot(t.vx_mps, t.vy_mps) > 1) & np.isin(t.kind, [KINDS.index("car")])[:, None]
+        off = np.abs(wrap_angle(np.arctan2(t.vy_mps, t.vx_mps) - t.heading_rad))[fast]
+        assert np.quantile(off, 0.99) < np.radians(15)
+
+
+def test_cars_drive_on_the_drivable_area(sumo_run: Path) -> None:
+    for log in _logs(sumo_run):
+        area = shapely.union_all([shapely.Polygon(log.map.points(f)) for f in log.map.of_kind("drivable_area")])
+        shapely.prepare(area)
+        cars = log.tracks.valid & (log.tracks.kind == KINDS.index("car"))[:, None]
+        inside = shapely.contains_xy(area, log.tracks.x_m[cars], log.tracks.y_m[cars])
+        assert inside.mean() > 0.97
+
+
+def test_cars_that_pass_a_stop_line_do_not_see_red(sumo_run: Path) -> None:
+    passed = red = 0
+    for log in _logs(sumo_run):
+        t, lights = log.tracks, log.lights
+        front_x = t.x_m + t.length_m[:, None] / 2 * np.cos(t.heading_rad)
+        front_y = t.y_m + t.length_m[:, None] / 2 * np.sin(t.heading_rad)
+        stops = np.unique(np.stack([lights.x_m, lights.y_m], 1), axis=0)
+        cars = np.flatnonzero(t.kind == KINDS.index("car"))
+        for x, y in stops:
+            shown = lights.state[(lights.x_m == x) & (lights.y_m == y)]
+            c, s = np.cos(t.heading_rad[cars]), np.sin(t.heading_rad[cars])
+            ahead = (x - front_x[cars]) * c + (y - front_y[cars]) * s
+            aside = np.abs((y - front_y[cars]) * c - (x - front_x[cars]) * s)
+            valid = t.valid[cars]
+            crossing = (ahead[:, :-1] > 0) & (ahead[:, 1:] <= 0) & (ahead[:, 1:] > -3) & (aside[:, :-1] < 1)
+            for step in np.nonzero(crossing & valid[:, :-1] & valid[:, 1:])[1]:
+                passed += 1
+                red += bool((shown[:, step] == LIGHT_STATES.index("stop")).all())
+    assert passed >= 5
+    assert red == 0
+
+
+def test_logs_of_one_block_share_a_split_and_have_their_own_ids(sumo_run: Path) -> None:
+    logs = _logs(sumo_run)
+    assert len({log.log_id for log in logs}) == len(logs)
+    for log in logs:
+        assert log.log_id.startswith(log.split_key + "-")
+        assert log.recorder is not None
+        assert KINDS[log.tracks.kind[log.recorder]] == "car"
+
+
+def test_reading_twice_gives_the_same(sumo_run: Path) -> None:
+    for a, b in zip(_logs(sumo_run), _logs(sumo_run), strict=True):
+        assert a.log_id == b.log_id
+        np.testing.assert_array_equal(a.tracks.x_m, b.tracks.x_m)
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "told"),
+    [
+        ("fcd.parquet", b"PAR1 cut", "fcd.parquet cannot be read"),
+        ("net.xml.gz", b"<net><edge", "cannot be parsed"),
+        ("net.xml.gz", b"<routes/>", "root <routes>"),
+        ("net.xml.gz", gzip.compress(STRAIGHT)[:200], "not whole"),
+        ("vtypes.add.xml", b"<additional/>", "known vehicle type"),
+        ("tls.xml", b"<tlsStates><tlsState id='b' time='0'/></tlsStates>", "expected id, time, state"),
+        ("run.json", b"{", "run.json cannot be parsed"),
+    ],
+)
+def test_a_bad_file_is_named(one_car: Path, file: str, content: bytes, told: str) -> None:
+    (one_car / file).write_bytes(content)
+    with pytest.raises(BadRecord, match=told):
+        list(sumo.read(str(one_car)))
+
+
+def test_a_recording_with_gaps_in_time_is_refused(one_car: Path) -> None:
+    table = pq.read_table(one_car / "fcd.parquet")
+    pq.write_table(table.take(list(range(0, 81, 10))), one_car / "fcd.parquet")
+    with pytest.raises(BadRecord, match=r"every 0\.1 s"):
+        list(sumo.read(str(one_car)))
+
+
+def test_a_missing_network_is_named(one_car: Path, tmp_path: Path) -> None:
+    shutil.move(one_car / "net.xml.gz", tmp_path / "elsewhere")
+    with pytest.raises(BadRecord, match=r"has no net\.xml"):
+        list(sumo.read(str(one_car)))
+
+
+def _logs(run: Path) -> list[DrivingLog]:
+    logs = [log for log in sumo.read(str(run)) if isinstance(log, DrivingLog)]
+    assert logs
+    return logs
