@@ -156,10 +156,9 @@ def _suppressed(found: Detections) -> Detections:
     """Without the boxes that overlap a more probable one at t0."""
     x, y, heading = found.pose[:, T0].T
     corners = box_corners(x, y, heading, *found.size.T)
-    overlap = boxes_overlap(corners[:, None], corners[None])
     keep: list[int] = []
     for i in range(len(corners)):
-        if not overlap[i, keep].any():
+        if not boxes_overlap(corners[i], corners[keep]).any():
             keep.append(i)
     return Detections(found.score[keep], found.pose[keep], found.size[keep], found.kind[keep])
 

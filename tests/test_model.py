@@ -1,0 +1,232 @@
+"""The model's parts: image, assignment, boxes, conditions, sampling, checkpoints."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from traffic import traffic
+
+from sdiff import KINDS, raster
+from sdiff.geometry import box_corners, boxes_overlap
+from sdiff.model import checkpoint
+from sdiff.model.autoencoder import Autoencoder
+from sdiff.model.batch import T0, SceneBatch, pack, scene_batch
+from sdiff.model.blocks import AgentStem
+from sdiff.model.conditioning import from_scenes, from_tokens
+from sdiff.model.detection import HEAD_CHANNELS, assign, detect, detection_loss, read_head
+from sdiff.model.draw import covered_pixels, painted
+from sdiff.model.recipe import AutoencoderConfig, DenoiserConfig, Recipe, TrainConfig
+from sdiff.model.scenario_model import ScenarioModel, keyed_noise
+from sdiff.model.training import AutoencoderStage, TrainState
+from sdiff.scene import AGENT_CHANNELS, MAP_CHANNELS, STEPS_PAST, Agents, AgentTokens, SceneToken
+
+TINY = Recipe(
+    name="tiny",
+    autoencoder=AutoencoderConfig(latent_channels=4, width=16, map_width=16),
+    denoiser=DenoiserConfig(widths=(16, 16, 16), map_width=16, token_width=16, heads=2),
+)
+
+
+def crowd(n: int, seed: int) -> Agents:
+    """n agents at random poses, sizes and speeds; some at the window's edge, some on top of each other."""
+    rng = np.random.default_rng(seed)
+    heading = rng.uniform(-np.pi, np.pi, n)
+    agents = traffic(
+        x_m=rng.uniform(-50, 50, n),
+        y_m=rng.uniform(-50, 50, n),
+        heading_rad=heading,
+        speed_mps=rng.uniform(0, 15, n),
+        length_m=rng.uniform(0.5, 14, n),
+        width_m=rng.uniform(0.4, 2.6, n),
+    )
+    return replace(agents, kind=rng.integers(0, len(KINDS), n).astype(np.int8))
+
+
+def maps(n: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 255, (n, len(MAP_CHANNELS), 256, 256), np.uint8)
+
+
+def dense_image(scenes: SceneBatch) -> np.ndarray:
+    """(B, 256, 256, IMAGE_CHANNELS), laid out from the covered pixels."""
+    values = painted(scenes)
+    image = torch.zeros(len(values), 256, 256, values.shape[-1])
+    pixels = covered_pixels(scenes)
+    image[pixels.scene, pixels.row, pixels.column] = values[pixels.scene, pixels.agent]
+    return image.numpy()
+
+
+def test_the_image_drawn_in_training_is_the_image_in_the_table() -> None:
+    for seed in range(5):
+        agents = crowd(20, seed)
+        table = raster.agent_bev(agents).astype(float)
+        drawn = dense_image(scene_batch(pack([agents])))[0]
+        occupied = table[AGENT_CHANNELS.index("occupancy")] > 0
+        # Training draws in float32, the table in float64: a pixel centre on a box's edge may fall either way.
+        assert (occupied != (drawn[..., 0] > 0)).mean() < 1e-4
+        both = occupied & (drawn[..., 0] > 0)
+        kind = drawn[..., 3 : 3 + len(KINDS)].argmax(-1) + 1
+        assert (kind[both] == table[AGENT_CHANNELS.index("kind")][both]).mean() > 0.999
+        columns = {"sin": 1, "cos": 2, **{n: 3 + len(KINDS) + i for i, n in enumerate(AGENT_CHANNELS[4:])}}
+        for name, column in columns.items():
+            stored = (table[AGENT_CHANNELS.index(name)] - 128) / 127
+            away = np.abs(stored - drawn[..., column])[both]
+            assert np.quantile(away, 0.999) < 0.5 / 127 + 1e-4, name
+
+
+def test_the_stem_is_a_convolution_of_the_image() -> None:
+    scenes = scene_batch(pack([crowd(12, 3), crowd(5, 4)]))
+    stem = AgentStem(8)
+    image = torch.from_numpy(dense_image(scenes)).permute(0, 3, 1, 2)
+    weight = stem.weight.view(4, 4, -1, 8).permute(3, 2, 0, 1)
+    expected = torch.nn.functional.silu(torch.nn.functional.conv2d(image, weight, stem.bias, stride=4))
+    assert torch.allclose(stem(scenes), expected, atol=1e-5)
+
+
+def test_no_two_boxes_share_a_cell() -> None:
+    agents = [crowd(40, seed) for seed in range(4)]
+    for a in agents:
+        a.x_m[:6] = a.x_m[:1]  # six agents in one place
+        a.y_m[:6] = a.y_m[:1]
+    scenes = scene_batch(pack(agents))
+    cells = assign(read_head(torch.randn(4, HEAD_CHANNELS, 64, 64)), scenes)
+    for cell, real in zip(cells, scenes.real, strict=True):
+        assert len(set(cell[real].tolist())) == int(real.sum())
+
+
+def test_boxes_drop_until_none_overlap() -> None:
+    head = torch.randn(2, HEAD_CHANNELS, 64, 64)
+    head[:, 0] -= 1.5
+    for found in detect(head):
+        x, y, heading = found.pose[:, T0].T
+        corners = box_corners(x, y, heading, *found.size.T)
+        overlap = boxes_overlap(corners[:, None], corners[None])
+        assert len(corners) > 10
+        assert (overlap.sum(1) == 1).all()  # each with itself alone
+        assert (np.diff(found.score) <= 0).all()
+
+
+def test_an_autoencoder_learns_a_scene_by_heart() -> None:
+    torch.manual_seed(0)
+    agents = traffic(
+        x_m=np.array([0.0, 12.0, -9.0]),
+        y_m=np.array([0.0, 3.5, -3.5]),
+        heading_rad=np.zeros(3),
+        speed_mps=np.full(3, 8.0),
+    )
+    scenes, image = (
+        scene_batch(pack([agents], max_agents=4)),
+        torch.zeros(1, len(MAP_CHANNELS), 256, 256, dtype=torch.uint8),
+    )
+    autoencoder = Autoencoder(TINY.autoencoder)
+    stage, state = (
+        AutoencoderStage(autoencoder),
+        TrainState(autoencoder, TrainConfig(steps=150, learning_rate=6e-3, warmup=10)),
+    )
+    for _ in range(150):
+        state.update(stage(scenes, image)["loss"])
+    with torch.no_grad():
+        found = detect(autoencoder.decode(autoencoder.encode(scenes).mean, image))[0]
+    order = np.argsort(found.pose[:, T0, 0])
+    assert found.pose[order][:, T0, 0] == pytest.approx([-9.0, 0.0, 12.0], abs=0.5)
+    assert found.pose[order][:, -1, 0] == pytest.approx([7.0, 16.0, 28.0], abs=1.5)
+
+
+def test_what_training_drops_is_not_given() -> None:
+    scenes = scene_batch(pack([crowd(30, seed) for seed in range(16)]))
+    conditions = from_scenes(scenes, torch.Generator().manual_seed(0))
+    assert not (conditions.given & ~conditions.used[..., None]).any()
+    assert (conditions.numbers[~conditions.given] == 0).all()
+    assert not (conditions.used & ~scenes.real).any()
+    # A scene whose p_mask is 0 keeps all of its tokens.
+    whole = conditions.p_mask == 0
+    assert whole.any()
+    assert torch.equal(conditions.used[whole], scenes.real[whole])
+
+
+def test_unspecified_is_not_zero() -> None:
+    stated, silent = AgentTokens.unspecified(1), AgentTokens.unspecified(1)
+    stated.speed_mps[0] = 0.0
+    conditions = from_tokens([stated, silent], [SceneToken(), SceneToken()])
+    model = ScenarioModel(TINY).eval()
+    token, _, _ = model.denoiser.tokens(conditions)
+    assert not torch.allclose(token[0, 0], token[1, 0])
+
+
+def test_noise_depends_on_its_key_alone() -> None:
+    shape = (4, 32, 32)
+    assert np.array_equal(keyed_noise((1, "a", 0), shape), keyed_noise((1, "a", 0), shape))
+    for other in ((2, "a", 0), (1, "b", 0), (1, "a", 1)):
+        assert abs(np.corrcoef(keyed_noise((1, "a", 0), shape).ravel(), keyed_noise(other, shape).ravel())[0, 1]) < 0.1
+
+
+def test_sampling_again_gives_the_same_agents() -> None:
+    torch.manual_seed(0)
+    model = ScenarioModel(TINY).eval()
+    torch.nn.init.normal_(model.autoencoder.head[-1].weight)  # scores that differ from cell to cell
+    ego = AgentTokens.unspecified(1)
+    keys = [(7, f"s{i}", 0) for i in range(2)]
+    once, again = (
+        model.sample(maps(2), [ego] * 2, [SceneToken()] * 2, keys, steps=3, min_score=0.05) for _ in range(2)
+    )
+    for a, b in zip(once, again, strict=True):
+        assert len(a) > 0
+        assert np.array_equal(a.x_m, b.x_m)
+        assert a.x_m.shape == (len(a), 41)
+        assert a.is_ego.sum() <= 1
+
+
+def test_a_checkpoint_comes_back_as_it_was(tmp_path: object) -> None:
+    model = ScenarioModel(TINY).eval()
+    uri = f"{tmp_path}/model"
+    checkpoint.save(uri, model.state_dict(), {"recipe": TINY.to_json()})
+    loaded = checkpoint.load(uri)
+    assert loaded.recipe == TINY
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, loaded.state_dict()[name]), name
+
+
+def test_a_checkpoint_with_other_weights_is_refused(tmp_path: object) -> None:
+    uri = f"{tmp_path}/model"
+    checkpoint.save(uri, ScenarioModel(TINY).state_dict(), {"recipe": TINY.to_json()})
+    with open(f"{uri}/model.safetensors", "ab") as file:
+        file.write(b"x")
+    with pytest.raises(checkpoint.CheckpointError, match="is not the file that"):
+        checkpoint.load(uri)
+    with pytest.raises(checkpoint.CheckpointError, match="no checkpoint at"):
+        checkpoint.load(f"{tmp_path}/nowhere")
+
+
+def test_a_resumed_run_goes_on_as_if_never_stopped() -> None:
+    scenes, image = scene_batch(pack([crowd(6, 0)])), torch.from_numpy(maps(1))
+    config = TrainConfig(steps=6, warmup=2)
+
+    def steps(state: TrainState, n: int) -> TrainState:
+        for _ in range(n):
+            torch.manual_seed(state.step)
+            state.update(AutoencoderStage(state.trained)(scenes, image)["loss"])  # type: ignore[arg-type]
+        return state
+
+    def fresh() -> TrainState:
+        torch.manual_seed(0)
+        return TrainState(Autoencoder(TINY.autoencoder), config)
+
+    through = steps(fresh(), 6)
+    half = steps(fresh(), 3)
+    resumed = TrainState(Autoencoder(TINY.autoencoder), config)
+    resumed.restore(half.step, {k: v.clone() for k, v in half.tensors().items()})
+    steps(resumed, 3)
+    for name, value in through.tensors().items():
+        assert torch.allclose(value, resumed.tensors()[name], atol=1e-6), name
+
+
+def test_a_recipe_with_an_unknown_key_names_it() -> None:
+    with pytest.raises(ValueError, match=r"autoencoder\.widht"):
+        Recipe.from_json({"autoencoder": {"widht": 3}})
+
+
+def test_losses_are_finite_for_an_empty_scene() -> None:
+    empty = crowd(3, 0).take(np.zeros(0, int))
+    terms = detection_loss(read_head(torch.randn(1, HEAD_CHANNELS, 64, 64)), scene_batch(pack([empty])))
+    assert torch.isfinite(terms.total())
+    assert STEPS_PAST == 20
