@@ -23,7 +23,7 @@ import numpy
 import pyarrow
 
 from sdiff import logs
-from sdiff.ingestion import Images, Options, SourceJob
+from sdiff.ingestion import Images, Options, Slice, SliceJob
 
 OPTIONS = Options(stride_s=0.5, stand_ins=3, val_share=0.1)
 
@@ -36,7 +36,7 @@ def measure(format: str, input: str, sources: int | None) -> dict[str, Any]:
 
     def ingest(source: str) -> Counter[str]:
         with tempfile.TemporaryDirectory() as output:
-            return SourceJob(reader, source, output, OPTIONS, images, time.process_time).run()
+            return SliceJob(reader, Slice(source, 0, 1), output, OPTIONS, images, time.process_time).run()
 
     ingest(min(found, key=lambda s: sum(Path(f.removeprefix("file://")).stat().st_size for f in logs.files(reader, s))))
     wall, start = time.perf_counter(), time.process_time()

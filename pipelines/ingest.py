@@ -1,8 +1,9 @@
 """Raw driving logs to the tables windows, agent_tokens, maps and dead_letters, on Beam.
 
-One element per source (a file or folder of raw logs); a source is read, cut, drawn and written inside one step, so that
-no image is ever shuffled. Every object is named by the source's content, the options and the schema versions, and a
-marker under `<output>/_ingest/` says that a source is done: a run does what is missing and touches nothing else.
+One element per slice of a source (a file or folder of raw logs); a slice is read, cut, drawn and written inside one
+step, so that no image is ever shuffled. Every object is named by the source's content, the options and the schema
+versions, and a marker under `<output>/_ingest/` says that a slice is done: a run does what is missing and touches
+nothing else.
 """
 
 import json
@@ -20,7 +21,7 @@ from apache_beam.metrics import Metrics, MetricsFilter
 from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
 
 from sdiff import logs, storage, tables, windows
-from sdiff.ingestion import DONE, Images, Options, SourceJob
+from sdiff.ingestion import DONE, Images, Options, Slice, SliceJob, slices
 
 _NAMESPACE = "ingest"
 _log = logging.getLogger(__name__)
@@ -41,13 +42,15 @@ class IngestLogs(beam.PTransform):
     def expand(self, sources: beam.PCollection) -> beam.PCollection:
         return (
             sources
-            | "one bundle each" >> beam.Reshuffle()
-            | "read, cut, draw, write" >> beam.ParDo(IngestSource(self.format, self.output, self.options))
+            | "spread sources" >> beam.Reshuffle()
+            | "slice" >> beam.FlatMap(_slices, self.format)
+            | "spread slices" >> beam.Reshuffle()
+            | "read, cut, draw, write" >> beam.ParDo(IngestSlice(self.format, self.output, self.options))
         )
 
 
-class IngestSource(beam.DoFn):
-    """Writes all objects of a source inside `process`; counts what they hold."""
+class IngestSlice(beam.DoFn):
+    """Writes all objects of a slice inside `process`; counts what they hold."""
 
     def __init__(self, format: str, output: str, options: Options) -> None:
         self.format, self.output, self.options = format, output, options
@@ -55,11 +58,15 @@ class IngestSource(beam.DoFn):
     def setup(self) -> None:
         self.reader, self.images = logs.reader(self.format), Images()
 
-    def process(self, source: str) -> Iterator[Counter[str]]:
-        counts = SourceJob(self.reader, source, self.output, self.options, self.images).run()
+    def process(self, work: Slice) -> Iterator[Counter[str]]:
+        counts = SliceJob(self.reader, work, self.output, self.options, self.images).run()
         for name, count in counts.items():
             Metrics.counter(_NAMESPACE, name).inc(count)
         yield counts
+
+
+def _slices(source: str, format: str) -> list[Slice]:
+    return slices(logs.reader(format), source)
 
 
 def run(
@@ -136,7 +143,17 @@ def _claim(output: str, options: Options) -> None:
 
 
 def _report(counts: dict[str, int], seconds: float) -> dict[str, Any]:
-    plain = ("sources", "sources_done_before", "logs", "windows", "agents", "objects", "dead_letters", "bad_logs")
+    plain = (
+        "sources",
+        "slices",
+        "slices_done_before",
+        "logs",
+        "windows",
+        "agents",
+        "objects",
+        "dead_letters",
+        "bad_logs",
+    )
     n_windows = max(counts.get("windows", 0), 1)
     return {
         "dead_letters_by_reason": _named(counts, "dead letter: "),
@@ -158,11 +175,13 @@ def _progress(output: str, sources: int) -> Iterator[None]:
     stop = threading.Event()
     folder = storage.join(output, "_ingest")
 
+    windows_uri = storage.table_uri(output, "windows")
     before = len(storage.objects(folder, DONE))
 
     def watch() -> None:
         while not stop.wait(10):
-            _log.info("%d of at most %d sources done", len(storage.objects(folder, DONE)) - before, sources)
+            done, objects = len(storage.objects(folder, DONE)) - before, len(storage.objects(windows_uri))
+            _log.info("%d sources: %d slices done, %d objects of windows in the table", sources, done, objects)
 
     thread = threading.Thread(target=watch, daemon=True)
     thread.start()

@@ -2,7 +2,8 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from dataclasses import field as dataclass_field
 from functools import cache
 from importlib import resources
 from typing import Any
@@ -42,7 +43,7 @@ class Field:
     unit: str = ""
     frame: str = ""
     members: tuple["Field", ...] = ()
-    metadata: Mapping[str, str] = field(default_factory=dict)
+    metadata: Mapping[str, str] = dataclass_field(default_factory=dict)
 
     def arrow(self) -> pa.Field:
         """The Arrow field, its unit, frame and meaning in the field's metadata."""
@@ -75,6 +76,7 @@ def table_schema(name: str) -> TableSchema:
     return TableSchema(name, raw["version"], raw["doc"], tuple(_fields(raw["fields"])))
 
 
+@cache
 def arrow_schema(name: str) -> pa.Schema:
     """The Arrow schema of the table called `name`."""
     return table_schema(name).arrow()

@@ -1,6 +1,7 @@
-"""All that ingest does with one source: read it, cut windows, draw them, write its objects."""
+"""All that ingest does with a slice of a source: read it, cut windows, draw them, write its objects."""
 
 import hashlib
+import itertools
 import json
 import logging
 import re
@@ -9,6 +10,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -20,8 +22,10 @@ from sdiff.window_tables import Cut
 from sdiff.windows import cut, split_of
 
 WINDOWS_PER_OBJECT = 256
+SLICE_BYTES = 8 << 20
+"""A source is worked on in slices, one per so many bytes of its files; a slice is every n-th log of the source."""
 DONE = ".done.json"
-"""Ending of the markers, under `<output>/_ingest/`, that say that a source is done."""
+"""Ending of the markers, under `<output>/_ingest/`, that say that a slice is done."""
 
 _log = logging.getLogger(__name__)
 
@@ -35,6 +39,24 @@ class Options:
     val_share: float
 
 
+class Slice(NamedTuple):
+    """The unit of work: every `parts`-th log of a source, from number `part`."""
+
+    source: str
+    part: int
+    parts: int
+
+
+def slices(reader: logs.Reader, source: str) -> list[Slice]:
+    """The slices of a source; one where its files cannot be found, so that one reports it."""
+    try:
+        size = sum(storage.size(uri) for uri in logs.files(reader, source))
+    except OSError:
+        size = 0
+    parts = max(1, round(size / SLICE_BYTES))
+    return [Slice(source, part, parts) for part in range(parts)]
+
+
 class Images:
     """Memory for the images of one object, used again for the next."""
 
@@ -44,24 +66,24 @@ class Images:
         self.agent_bev = np.empty((WINDOWS_PER_OBJECT, len(AGENT_CHANNELS), *shape), np.uint8)
 
 
-class SourceJob:
-    """Writes the objects of one source, then its marker.
+class SliceJob:
+    """Writes the objects of one slice, then its marker.
 
-    Objects are named by the source's content, the options and the schema versions, so that what exists is not made
-    again. A source that cannot be read gets no marker and is tried again by the next run.
+    Objects are named by the source's content, the slice, the options and the schema versions, so that what exists is
+    not made again. A source that cannot be read gets no marker and is tried again by the next run.
     """
 
     def __init__(
         self,
         reader: logs.Reader,
-        source: str,
+        work: Slice,
         output: str,
         options: Options,
         images: Images,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        self.reader, self.source, self.output, self.options, self.images = reader, source, output, options, images
-        self.clock = clock
+        self.reader, self.output, self.options, self.images, self.clock = reader, output, options, images, clock
+        self.source, self.part, self.parts = work
         self.counts: Counter[str] = Counter()
         self.seconds: defaultdict[str, float] = defaultdict(float)
         self.letters: list[tuple[str, str, str, str]] = []
@@ -69,33 +91,40 @@ class SourceJob:
         self.unreadable = False
 
     def run(self) -> Counter[str]:
-        """Make what is missing; returns the counts of the source, and the milliseconds by step of this run."""
+        """Make what is missing; returns the counts of the slice, and the milliseconds by step of this run."""
         unit = self._name()
         marker = storage.join(self.output, "_ingest", f"{unit}{DONE}")
         if not self.unreadable and storage.exists(marker):
             counts = json.loads(storage.read_bytes(marker))["counts"]
-            return Counter({**counts, "sources_done_before": 1})
+            return Counter({**counts, "slices_done_before": 1})
         if not self.unreadable:
             self._write_windows(unit)
-        self.counts["sources"] = 1
-        self.counts["bad_logs"] += int(not self.counts["logs"] and not self.counts["bad_logs"])
+        self.counts["slices"] = 1
+        self.counts["sources"] = int(self.part == 0)
         self._write_letters(unit)
         if not self.unreadable:
-            report = {"source": _last_part(self.source), "counts": self.counts}
+            report = {"source": _last_part(self.source), "part": self.part, "counts": self.counts}
             storage.write_bytes(marker, json.dumps(report, indent=1, sort_keys=True).encode())
-        _log.info("%s: %d logs, %d windows", self.source, self.counts["logs"], self.counts["windows"])
+        which = f"{self.source}, part {self.part + 1} of {self.parts}"
+        _log.info("%s: %d logs, %d windows", which, self.counts["logs"], self.counts["windows"])
         return self.counts + Counter({f"ms {step}": round(1000 * s) for step, s in self.seconds.items()})
 
     def _name(self) -> str:
-        """The name of the source's objects."""
+        """The name of the slice's objects."""
         try:
             with self._clock("fingerprint"):
                 content = _content(logs.files(self.reader, self.source))
         except OSError as error:
-            self._bury_unreadable(error)
+            self._bury_unreadable(error, self.part == 0)
             return tables.fingerprint({"unreadable": self.source})
         versions = {t: schemas.table_schema(t).version for t in ("windows", "agent_tokens", "maps")}
-        work = {"source": _last_part(self.source), "content": content, "schema": versions, **asdict(self.options)}
+        work = {
+            "source": _last_part(self.source),
+            "content": content,
+            "slice": [self.part, self.parts],
+            "schema": versions,
+            **asdict(self.options),
+        }
         return tables.fingerprint(work)
 
     def _write_windows(self, unit: str) -> None:
@@ -113,20 +142,8 @@ class SourceJob:
             self._write(rows, unit)
 
     def _logs(self) -> Iterator[DrivingLog]:
-        """The good logs; the bad ones become dead letters."""
-        items = self.reader.read(self.source)
-        while True:
-            try:
-                with self._clock("read"):
-                    item = next(items, None)
-            except BadRecord as error:
-                self._bury(error, bad_logs=1)
-                return
-            except OSError as error:
-                self._bury_unreadable(error)
-                return
-            if item is None:
-                return
+        """The good logs of the slice; the bad ones become dead letters."""
+        for item in self._items():
             if isinstance(item, BadRecord):
                 self._bury(item)
                 continue
@@ -137,6 +154,31 @@ class SourceJob:
                 self._bury(error, bad_logs=1)
                 continue
             yield item
+
+    def _items(self) -> Iterator[DrivingLog | BadRecord]:
+        """The slice's share of what the reader yields; what the reader raises is the slice's whose turn it was."""
+        items, has_log = self.reader.read(self.source), False
+        for n in itertools.count():
+            mine = n % self.parts == self.part
+            try:
+                with self._clock("read"):
+                    item = next(items, None)
+            except BadRecord as error:
+                if mine:
+                    self._bury(error, bad_logs=1)
+                return
+            except OSError as error:
+                self._bury_unreadable(error, mine)
+                return
+            if item is None:
+                break
+            has_log |= isinstance(item, DrivingLog)
+            if mine:
+                yield item
+        if not has_log and self.part == 0:
+            self.counts["bad_logs"] += 1
+            if n == 0:
+                self._bury(BadRecord("no log in it, expected at least one"))
 
     def _use_map(self, map: VectorMap) -> None:
         if map is self.map:
@@ -190,9 +232,10 @@ class SourceJob:
             for image, (row, _) in zip(self.images.agent_bev, rows, strict=False):
                 image[:] = raster.agent_bev(row.window.agents)
 
-    def _bury_unreadable(self, error: OSError) -> None:
+    def _bury_unreadable(self, error: OSError, mine: bool) -> None:
         self.unreadable = True
-        self._bury(BadRecord(str(error)), bad_logs=1)
+        if mine:
+            self._bury(BadRecord(str(error)), bad_logs=1)
 
     def _bury(self, bad: BadRecord, bad_logs: int = 0) -> None:
         self.counts["bad_logs"] += bad_logs

@@ -208,8 +208,8 @@ def _lane_quads(map: VectorMap) -> tuple[Floats, NDArray[np.int64], Floats]:
     along /= np.linalg.norm(along, axis=1, keepdims=True)
     normal = np.stack([-along[:, 1], along[:, 0]], 1)
     at_vertex = np.zeros_like(xy)
-    np.add.at(at_vertex, first, normal)
-    np.add.at(at_vertex, first + 1, normal)
+    at_vertex[first] += normal
+    at_vertex[first + 1] += normal
     at_vertex /= np.maximum(np.linalg.norm(at_vertex, axis=1, keepdims=True), 1e-9)
     known = map.width_m[owner]
     half = np.where(known > 0, known, widths[map.lane_type[owner]])[first] / 2

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from functools import cache
 from typing import Any
 
 import pyarrow as pa
@@ -35,7 +36,7 @@ def encode(table: pa.Table, name: str, metadata: dict[str, str] | None = None) -
     schemas.check(table, name)
     schema = schemas.arrow_schema(name)
     table = table.cast(schema).replace_schema_metadata({**(schema.metadata or {}), **(metadata or {})})
-    leaves = _leaves(schema)
+    leaves = _leaves(name)
     numbers = [path for path, kind in leaves.items() if kind in ("FLOAT", "DOUBLE")]
     blobs = [f.name for f in schema if pa.types.is_binary(f.type)]
     sink = pa.BufferOutputStream()
@@ -77,9 +78,10 @@ def read(uri: str, name: str, columns: list[str] | None = None, where: ds.Expres
     return dataset(uri, name).to_table(columns=columns, filter=where)
 
 
-def _leaves(schema: pa.Schema) -> dict[str, str]:
-    """Parquet column path, as the writer's options name it, and physical type of every leaf."""
+@cache
+def _leaves(name: str) -> dict[str, str]:
+    """Parquet column path, as the writer's options name it, and physical type of every leaf of a table."""
     sink = pa.BufferOutputStream()
-    pq.write_table(schema.empty_table(), sink)
+    pq.write_table(schemas.arrow_schema(name).empty_table(), sink)
     columns = pq.ParquetFile(sink.getvalue()).schema
     return {c.path: c.physical_type for c in (columns.column(i) for i in range(len(columns)))}

@@ -2,7 +2,8 @@
 
 import gzip
 import json
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from synthetic import driving_log, gpudrive_json, moved
 
 from pipelines import ingest
 from sdiff import columns, ingestion, logs, raster, storage, tables, windows
-from sdiff.logs.driving_log import DrivingLog
+from sdiff.logs.driving_log import BadRecord, DrivingLog
 from sdiff.scene import AGENT_CHANNELS, MAP_CHANNELS
 
 
@@ -90,8 +91,8 @@ def test_a_second_run_touches_nothing(good: Path, tmp_path: Path) -> None:
     times = {p: p.stat().st_mtime_ns for p in output.rglob("*")}
     second = run(good, output)
     assert {p: p.stat().st_mtime_ns for p in output.rglob("*")} == times
-    assert second["sources_done_before"] == 3
-    assert (first["sources_done_before"], first["windows"]) == (0, second["windows"])
+    assert second["slices_done_before"] == 3
+    assert (first["slices_done_before"], first["windows"]) == (0, second["windows"])
 
 
 def test_two_runs_write_the_same_bytes_with_one_worker_or_two(good: Path, tmp_path: Path) -> None:
@@ -125,7 +126,7 @@ def test_more_input_adds_objects_and_leaves_the_others(good: Path, tmp_path: Pat
     new = files(output)
     assert {k: new[k] for k in old} == old
     assert after["windows"] > before["windows"]
-    assert after["sources_done_before"] == 3
+    assert after["slices_done_before"] == 3
 
 
 def test_a_log_is_wholly_in_one_split(good: Path, tmp_path: Path) -> None:
@@ -133,6 +134,39 @@ def test_a_log_is_wholly_in_one_split(good: Path, tmp_path: Path) -> None:
     table = tables.read(str(tmp_path / "out"), "windows", ["log_id", "split"]).to_pylist()
     splits = {log: {r["split"] for r in table if r["log_id"] == log} for log in {r["log_id"] for r in table}}
     assert all(len(s) == 1 for s in splits.values())
+
+
+def test_slices_of_a_source_hold_its_logs_once(good: Path, tmp_path: Path, monkeypatch) -> None:
+    class Folder:
+        """A source of five logs and a bad one, in four files."""
+
+        @staticmethod
+        def files(source: str) -> list[str]:
+            return [str(p) for p in Path(source).iterdir()]
+
+        @staticmethod
+        def read(source: str) -> Iterator[DrivingLog | BadRecord]:
+            yield from (driving_log(f"log{i}", seed=i) for i in range(3))
+            yield BadRecord("bad", record="log3")
+            yield from (driving_log(f"log{i}", seed=i) for i in range(4, 6))
+            raise BadRecord("the rest is missing")
+
+    def ingested(output: str) -> tuple[list[dict[str, Any]], Counter[str]]:
+        total: Counter[str] = Counter()
+        for work in ingestion.slices(Folder, str(good)):  # type: ignore[arg-type]
+            options = ingestion.Options(0.5, 3, 0.1)
+            total += ingestion.SliceJob(Folder, work, output, options, ingestion.Images()).run()  # type: ignore[arg-type]
+        rows = tables.read(output, "windows").sort_by("window_id").to_pylist()
+        assert tables.read(output, "dead_letters").num_rows == total["dead_letters"] == 2
+        return rows, total
+
+    whole, at_once = ingested(str(tmp_path / "one"))
+    monkeypatch.setattr(ingestion, "SLICE_BYTES", sum(p.stat().st_size for p in good.iterdir()) // 4)
+    sliced, by_parts = ingested(str(tmp_path / "four"))
+    assert (at_once["slices"], by_parts["slices"]) == (1, 4)
+    assert whole == sliced
+    for name in ("sources", "logs", "windows", "agents", "bad_logs"):
+        assert at_once[name] == by_parts[name]
 
 
 def with_nan(document: dict[str, Any]) -> None:
@@ -203,7 +237,7 @@ def test_an_output_made_with_other_options_is_refused(good: Path, tmp_path: Path
 
 def test_an_unwritable_output_is_refused_before_any_work(good: Path, tmp_path: Path, monkeypatch) -> None:
     (tmp_path / "file").write_text("not a folder")
-    monkeypatch.setattr(ingestion, "SourceJob", None)
+    monkeypatch.setattr(ingestion, "SliceJob", None)
     with pytest.raises(storage.StorageError, match="cannot write"):
         run(good, tmp_path / "file")
 
