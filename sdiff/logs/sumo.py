@@ -18,11 +18,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from sdiff import KINDS, STEP_S, storage
+from sdiff import KINDS, STEP_S, WINDOW_M, storage
 from sdiff.geometry import wrap_angle
 from sdiff.logs import POSE_FIELDS, sumo_net
 from sdiff.logs.driving_log import LIGHT_STATES, BadRecord, DrivingLog, Lights, Tracks
-from sdiff.logs.sumo_net import SignalLink
+from sdiff.logs.sumo_net import Points, SignalLink
 
 BLOCK_STEPS, PAD_STEPS = 200, 20
 """Length of a log, and how much of the run is added before and after it, so that each moment has its +-2 s."""
@@ -253,21 +253,28 @@ def _rate(value: NDArray[np.float64], valid: NDArray[np.bool_], otherwise: NDArr
 
 
 def _recorders(tracks: Tracks) -> list[int]:
-    """Cars that drive far from each other; farthest driven first."""
+    """Cars that drive far from each other; those with the most traffic around them first."""
     seen = tracks.valid.sum(1)
     path_m = (np.hypot(tracks.vx_mps, tracks.vy_mps) * tracks.valid).sum(1) * STEP_S
     fit = (tracks.kind == KINDS.index("car")) & (path_m >= MIN_SPEED_MPS * STEP_S * seen)
     fit &= seen >= min(MIN_RECORDED_STEPS, tracks.valid.shape[1])
-    order = np.lexsort((tracks.agent_id, -np.round(path_m, 3)))
+    able = np.flatnonzero(fit)
     x, y, valid = tracks.x_m[:, ::10], tracks.y_m[:, ::10], tracks.valid[:, ::10]
+    around = np.array([_around(x, y, valid, agent) for agent in able])
     chosen: list[int] = []
-    for agent in order[fit[order]]:
+    for agent in able[np.lexsort((tracks.agent_id[able], -around))]:
         both = valid[chosen] & valid[agent]
         apart_m = np.hypot(x[chosen] - x[agent], y[chosen] - y[agent])
         together = both.any(1)
         if ((apart_m * both).sum(1) >= RECORDERS_APART_M * both.sum(1))[together].all():
             chosen.append(int(agent))
     return chosen
+
+
+def _around(x_m: Points, y_m: Points, valid: NDArray[np.bool_], agent: np.int64) -> float:
+    """How many others a window around an agent holds, on average over the steps at which it is there."""
+    close = (np.abs(x_m - x_m[agent]) < WINDOW_M / 2) & (np.abs(y_m - y_m[agent]) < WINDOW_M / 2)
+    return float((close & valid & valid[agent]).sum() / valid[agent].sum())
 
 
 def _near(tracks: Tracks, path: NDArray[np.float64], recorder: int) -> tuple[Tracks, int]:

@@ -19,63 +19,47 @@ class Region:
     name: str
     net: str = ""
     generate: tuple[str, ...] = ()
-    vehicles_per_km: float = 16.0
+    vehicles_per_km: float = 20.0
     bikes: float = 0.15
-    walkers_per_km: float = 5.0
+    walkers_per_km: float = 6.0
     license: str = "EPL-2.0, street map ODbL-1.0"
 
 
 _TOWN = (
-    "--sidewalks.guess",
-    "--crossings.guess",
-    "--bikelanes.guess",
-    "--tls.guess",
-    "--no-turnarounds",
-    "--junctions.corner-detail=8",
-    "--junctions.internal-link-detail=8",
-    "--default.speed=13.89",
+    *("--sidewalks.guess", "--crossings.guess", "--bikelanes.guess", "--tls.guess", "--tls.guess.threshold=50"),
+    *("--no-turnarounds", "--junctions.corner-detail=8", "--junctions.internal-link-detail=8"),
+    *("--perturb-x=norm(0,6)", "--perturb-y=norm(0,6)"),
 )
+_GRID = (
+    *("--grid", "--grid.number=4", "--grid.length=130", "--grid.attach-length=100", "--default.lanenumber=2"),
+    *("--turn-lanes=1", "--turn-lanes.length=40", "--default-junction-type=traffic_light", "--default.speed=13.89"),
+)
+_RANDOM = (
+    *("--rand", "--rand.grid", "--rand.iterations=40", "--rand.min-distance=90", "--rand.max-distance=220"),
+    *("--random-lanenumber", "--default.lanenumber=2", "--default.speed=13.89"),
+)
+_SPIDER = (
+    *("--spider", "--spider.arm-number=7", "--spider.circle-number=3", "--spider.space-radius=130"),
+    *("--spider.omit-center", "--random-lanenumber", "--default.lanenumber=2", "--default.speed=13.89"),
+)
+_VILLAGE = (
+    *("--rand", "--rand.iterations=30", "--rand.min-distance=70", "--rand.max-distance=150"),
+    *("--default.lanenumber=1", "--default.speed=8.33", "--default-junction-type=right_before_left"),
+)
+_GENERATED = "generated, none needed"
 
 REGIONS = (
-    Region("ingolstadt", net="tools/game/fkk_in/ingolstadt.net.xml.gz"),
-    Region(
-        "grid_town",
-        license="generated, none needed",
-        generate=(
-            "--grid",
-            "--grid.number=5",
-            "--grid.length=130",
-            "--grid.attach-length=100",
-            "--default.lanenumber=2",
-            "--default-junction-type=traffic_light",
-            *_TOWN,
-        ),
-    ),
-    Region("braunschweig_forschungskreuzung", net="tools/game/fokr_bs_demo/fokr_bs.net.xml.gz"),
-    Region(
-        "random_town",
-        license="generated, none needed",
-        generate=(
-            "--rand",
-            "--rand.iterations=60",
-            "--rand.min-distance=90",
-            "--rand.max-distance=220",
-            "--rand.grid",
-            "--random-lanenumber",
-            "--default.lanenumber=2",
-            "--random-type",
-            *_TOWN,
-        ),
-    ),
-    Region("berlin", net="tools/game/DRT/osm.net.xml"),
-    Region(
-        "spider_town",
-        license="generated, none needed",
-        generate=("--spider", "--spider.arm-number=7", "--spider.circle-number=4", "--spider.space-radius=110", *_TOWN),
-    ),
-    Region("a10_koenigs_wusterhausen", net="tools/game/A10KW/osm.net.xml"),
-    Region("braunschweig", net="tools/game/bs3d/bs.net.xml"),
+    Region("ingolstadt", net="tools/game/fkk_in/ingolstadt.net.xml.gz", vehicles_per_km=26),
+    Region("grid_town", generate=(*_GRID, *_TOWN), license=_GENERATED),
+    Region("braunschweig_ring", net="tools/game/fokr_bs_demo/fokr_bs.net.xml.gz", vehicles_per_km=26),
+    Region("random_town", generate=(*_RANDOM, *_TOWN), license=_GENERATED),
+    Region("berlin", net="tools/game/DRT/osm.net.xml", vehicles_per_km=16, walkers_per_km=3),
+    Region("spider_town", generate=(*_SPIDER, *_TOWN), license=_GENERATED),
+    Region("koenigs_wusterhausen", net="tools/game/A10KW/osm.net.xml", bikes=0.05),
+    Region("village", generate=(*_VILLAGE, *_TOWN), license=_GENERATED, vehicles_per_km=16),
+    Region("braunschweig", net="tools/game/bs3d/bs.net.xml", vehicles_per_km=24),
 )
+"""Real and generated networks in turns, the lightest first."""
 
 
 def generate(region: Region, seed: int, folder: Path) -> bytes:
