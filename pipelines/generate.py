@@ -164,17 +164,14 @@ def _run_units(work: Work, todo: list[Unit], actors: int | None, report: Callabl
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.execution_no_progress_timeout_s = NO_PROGRESS_TIMEOUT_S
-    made = (
-        ray.data.from_items([{"unit": u.to_json()} for u in todo])
-        .repartition(target_num_rows_per_block=1)
-        .map_batches(
-            MakeUnits,
-            fn_constructor_args=(work,),
-            batch_size=1,
-            num_cpus=1,
-            num_gpus=1 if on_gpu else 0,
-            compute=ray.data.ActorPoolStrategy(size=actors),
-        )
+    # One block per unit from the start: a repartition would be a task that waits for a core when actors hold them all.
+    made = ray.data.from_items([{"unit": u.to_json()} for u in todo], override_num_blocks=len(todo)).map_batches(
+        MakeUnits,
+        fn_constructor_args=(work,),
+        batch_size=1,
+        num_cpus=1,
+        num_gpus=1 if on_gpu else 0,
+        compute=ray.data.ActorPoolStrategy(size=actors),
     )
     tally: Counter[str] = Counter()
     started = said = time.monotonic()

@@ -329,8 +329,7 @@ def _line_from_av(place: Place, lane: str) -> Path | None:
     if lane == "ego":
         return place.paths[0]
     if lane in ("left", "right"):
-        beside = place.graph.neighbours(place.lane.lane, lane)
-        return place.graph.paths(place.beside(beside[0]), REACH_M, REACH_M)[0] if beside else None
+        return place.beside_path(lane)
     if lane == "oncoming":
         return place.oncoming_path()
     return place.turning_path(lane.removesuffix("_turn"))

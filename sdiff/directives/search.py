@@ -90,7 +90,7 @@ def find(job: Job, windows_uri: str, wanted_per_directive: dict[str, int]) -> Fo
         candidates = _candidates(con, job, windows_uri)
     found = Found({d.name: [] for d in job.directives}, len(candidates))
     predicates = job.places.wanted.asked()
-    for name in ("on a lane", *predicates, "all of these", *(f"directive {d.name}" for d in job.directives)):
+    for name in ("on a lane", *predicates, "all of these", *(f"taken for {d.name}" for d in job.directives)):
         found.counts[name] = 0
     maps = Maps()
     for start in range(0, len(candidates), CHUNK):
@@ -161,7 +161,7 @@ def _examine(
     spot = Spot(row["window_id"], row["filename"], row["file_row_number"], row["map_id"], row["map_object"])
     for directive in job.directives:
         if len(found.spots[directive.name]) < wanted[directive.name] and _fits(directive, place):
-            found.counts[f"directive {directive.name}"] += 1
+            found.counts[f"taken for {directive.name}"] += 1
             found.spots[directive.name].append(spot)
 
 

@@ -21,6 +21,8 @@ TANGENT_M = 1.0
 """A line's direction is that of the chord from this far behind to this far ahead: polylines have corners [m]."""
 MAX_PATHS = 64
 """Ways ahead that are followed at most; past the first junction only the straightest is."""
+FORK_M = 25.0
+"""How far into a lane it shows whether it goes straight on [m]."""
 ROAD_LANES = 6
 """Lanes to either side that are looked at."""
 
@@ -189,6 +191,18 @@ class LaneGraph:
         return self.map.xy_m[:-1][keep], self.map.xy_m[1:][keep], lane[:-1][keep]
 
     @cached_property
+    def _along(self) -> Array:
+        """Arc length from the map's first vertex to each, over all features joined (P,) [m]."""
+        return _arc_length(self.map.xy_m)
+
+    @cached_property
+    def _end_heading(self) -> Array:
+        """Direction of the last segment of each feature, map frame (F,) [rad]; 0 where it has none."""
+        last = np.maximum(self.map.start[1:] - 1, 1)
+        along = self.map.xy_m[last] - self.map.xy_m[last - 1]
+        return np.where(np.diff(self.map.start) >= 2, np.arctan2(along[:, 1], along[:, 0]), 0.0)
+
+    @cached_property
     def _next(self) -> dict[int, list[int]]:
         links = self.map.successors[self.drivable[self.map.successors].all(1)]
         out: dict[int, list[int]] = {}
@@ -209,17 +223,21 @@ class LaneGraph:
     ) -> LanePosition | None:
         """The drivable lane that passes nearest to a pose in its direction (or against it); None where none does.
 
-        1 rad of difference in direction counts as 4 m: inside a junction, where lanes overlap, direction decides.
+        1 rad of difference in direction counts as 4 m, and 1 rad that a lane in a junction still turns as 1 m: there
+        lanes overlap, and where they part the straight one is taken.
         """
         a, b, lane = self._segments
-        if not len(a):
-            return None
         point = np.array([pose.x_m, pose.y_m])
-        along = b - a
+        near = np.flatnonzero((np.abs(a + b - 2 * point) <= np.abs(b - a) + 2 * max_offset_m).all(1))
+        if not len(near):
+            return None
+        a, along, lane = a[near], (b - a)[near], lane[near]
         t = np.clip(((point - a) * along).sum(1) / np.maximum((along**2).sum(1), 1e-12), 0, 1)
         distance = np.hypot(*(a + t[:, None] * along - point).T)
         angle = np.abs(wrap_angle(np.arctan2(along[:, 1], along[:, 0]) - pose.heading_rad - np.pi * opposite))
-        cost = np.where((distance <= max_offset_m) & (angle <= max_angle_rad), distance + 4.0 * angle, np.inf)
+        to_come = np.abs(wrap_angle(self._end_heading[lane] - pose.heading_rad - np.pi * opposite))
+        cost = distance + 4.0 * angle + to_come * self.map.in_junction[lane]
+        cost = np.where((distance <= max_offset_m) & (angle <= max_angle_rad), cost, np.inf)
         best = int(np.argmin(cost))
         return None if not np.isfinite(cost[best]) else self.project(int(lane[best]), pose)
 
@@ -239,7 +257,7 @@ class LaneGraph:
 
     def length_m(self, lane: int) -> float:
         """Length of a lane along its centre line [m]."""
-        return float(_arc_length(self.map.points(lane))[-1])
+        return float(self._along[self.map.start[lane + 1] - 1] - self._along[self.map.start[lane]])
 
     def paths(self, at: LanePosition, ahead_m: float, behind_m: float = 0.0) -> list[Path]:
         """Ways to drive on from a position on a lane, its reference point, the straightest first.
@@ -247,14 +265,16 @@ class LaneGraph:
         They part up to and in the first junction ahead, and follow the straightest lane after it and backwards.
         A way ends early where the map does.
         """
-        sequences: list[tuple[int, ...]] = []
-        stack: list[tuple[tuple[int, ...], float, int]] = [((at.lane,), self.length_m(at.lane) - at.s_m, 0)]
-        while stack and len(sequences) < MAX_PATHS:
-            lanes, reach, stage = stack.pop()  # stage: 0 before the junction, 1 in it, 2 past it
+        before = self._back(at.lane, behind_m - at.s_m)
+        found: list[tuple[float, float, Path]] = []
+        stack: list[tuple[tuple[int, ...], float, int, float]] = [((at.lane,), self.length_m(at.lane) - at.s_m, 0, 0.0)]
+        while stack and len(found) < MAX_PATHS:
+            lanes, reach, stage, turned = stack.pop()  # stage: 0 before the junction, 1 in it, 2 past it
             following = [n for n in self._next.get(lanes[-1], []) if n not in lanes]
             if reach >= ahead_m or not following:
-                sequences.append(lanes)
+                found.append((turned, -reach, self._path(before, lanes, at.s_m)))
                 continue
+            forks = len(following) > 1
             if stage == 2:
                 following = [self._straightest(lanes[-1], following)]
             for lane in following:
@@ -262,10 +282,9 @@ class LaneGraph:
                 left_start = not all(self.map.in_junction[list(lanes)])
                 entered = 1 if inside and left_start else 0
                 then = 2 if stage == 2 or (stage == 1 and not inside) else max(stage, entered)
-                stack.append(((*lanes, lane), reach + self.length_m(lane), then))
-        before = self._back(at.lane, behind_m - at.s_m)
-        found = [self._path(before, lanes, at.s_m) for lanes in sequences]
-        return sorted(found, key=lambda p: (abs(p.turn_rad), abs(_bend(p, ahead_m)), -p.s_m[-1]))
+                turn = abs(self._join_angle(lanes[-1], lane)) if forks and stage < 2 else 0.0
+                stack.append(((*lanes, lane), reach + self.length_m(lane), then, turned + turn))
+        return [path for *_, path in sorted(found, key=lambda f: (f[0], abs(f[2].turn_rad), f[1]))]
 
     def crossing_paths(self, path: Path, side: str, within_m: float, reach_m: float) -> list[Path]:
         """Paths that cross `path` in the first junction ahead, from its `left` or `right`, the straightest first.
@@ -313,9 +332,10 @@ class LaneGraph:
         return min(following, key=lambda n: abs(self._join_angle(lane, n)))
 
     def _join_angle(self, lane: int, following: int) -> float:
-        """Change of heading from a lane's start to the end of the one that follows [rad]."""
+        """Change of heading from a lane's end to that of the one that follows, or to 25 m into it [rad]."""
         a, b = self.map.points(lane), self.map.points(following)
-        return float(wrap_angle(_direction(b[-2:]) - _direction(a[-2:])))
+        end = max(1, int(np.searchsorted(_arc_length(b), FORK_M, "right")) - 1)
+        return float(wrap_angle(_direction(b[end - 1 : end + 1]) - _direction(a[-2:])))
 
     def _path(self, before: tuple[int, ...], lanes: tuple[int, ...], s_m: float) -> Path:
         parts = [self.map.points(n) for n in (*before, *lanes)]
@@ -341,10 +361,6 @@ class LaneGraph:
         # Past the ends the lanes run straight: what turns is the way between.
         turn = wrap_angle(path.heading(leave + 2 * TANGENT_M) - path.heading(enter - 2 * TANGENT_M))
         return replace(path, junction_m=(enter, leave), turn_rad=float(turn))
-
-
-def _bend(path: Path, ahead_m: float) -> float:
-    return float(wrap_angle(path.heading(min(ahead_m, path.s_m[-1])) - path.heading(0.0)))
 
 
 def _direction(xy_m: Array) -> float:

@@ -6,12 +6,15 @@ from functools import cached_property
 
 import numpy as np
 
-from sdiff.geometry import SE2
+from sdiff.geometry import SE2, wrap_angle
 from sdiff.maps.lanes import LaneGraph, LanePosition, Path, line
 from sdiff.span import Span
 
 REACH_M = 90.0
 """How far ahead and behind the ways from the AV are followed: beyond a corner of the window [m]."""
+
+BESIDE_M, BESIDE_RAD = (1.0, 6.5), np.radians(20)
+"""How far and how parallel the ways of two neighbouring lanes run [m, rad]."""
 
 LIGHT_WORDS = ("go", "caution", "stop", "none")
 
@@ -50,6 +53,16 @@ class Place:
         sides = [self.graph.neighbours(self.lane.lane, side) for side in ("right", "left")]
         ranked = [(i, side, n) for side, lanes in enumerate(sides) for i, n in enumerate(lanes)]
         return [self.lane.lane, *(n for _, _, n in sorted(ranked))]
+
+    def beside_path(self, side: str) -> Path | None:
+        """The way of the next lane to the `left` or `right`, where it runs along with the AV's way."""
+        if self.lane is None:
+            return None
+        for lane in self.graph.neighbours(self.lane.lane, side)[:1]:
+            for path in self.graph.paths(self.beside(lane), REACH_M, REACH_M):
+                if _runs_along(self.paths[0], path, side):
+                    return path
+        return None
 
     def turning_path(self, turn: str) -> Path | None:
         """The nearest way from the AV's road that takes `turn` at the first junction ahead."""
@@ -107,6 +120,18 @@ class Place:
         return "none"
 
 
+def _runs_along(way: Path, path: Path, side: str) -> bool:
+    """Whether `path` keeps its direction and the distance of a lane to one side of `way` for the next 20 m."""
+    for ahead_m in (0.0, 10.0, 20.0):
+        there = path.pose(ahead_m)
+        s_m, offset_m = way.project(there.x_m, there.y_m)
+        if not BESIDE_M[0] <= (offset_m if side == "left" else -offset_m) <= BESIDE_M[1]:
+            return False
+        if abs(float(wrap_angle(way.heading(s_m) - there.heading_rad))) > BESIDE_RAD:
+            return False
+    return True
+
+
 def _across(ring_m: np.ndarray, here: SE2) -> Path:
     """The straight path along a crosswalk through a pose on it, from the pose's right to its left."""
     edges = np.roll(ring_m, -1, 0) - ring_m
@@ -150,15 +175,11 @@ def _junction_ahead(wanted: Span, place: Place) -> bool:
 _TESTS: dict[str, Callable[..., bool]] = {
     "junction_ahead_m": _junction_ahead,
     "turn": lambda wanted, place: any(place.turning_path(t) is not None for t in wanted),
-    "lane_left": lambda wanted, place: wanted == _has_neighbour(place, "left"),
-    "lane_right": lambda wanted, place: wanted == _has_neighbour(place, "right"),
+    "lane_left": lambda wanted, place: wanted == (place.beside_path("left") is not None),
+    "lane_right": lambda wanted, place: wanted == (place.beside_path("right") is not None),
     "oncoming": lambda wanted, place: wanted == (place.oncoming_path() is not None),
-    "crosswalk_ahead_m": lambda wanted, place: any(wanted.contains(s) for s, _ in place.crosswalks),
+    "crosswalk_ahead_m": lambda wanted, place: any(wanted.contains(s) for s, _ in place.crosswalks[:1]),
     "straight_ahead_m": lambda wanted, place: bool(place.paths) and place.paths[0].reach_straight_m() >= wanted,
     "light": lambda wanted, place: place.light() in wanted,
     "ego_speed_mps": lambda wanted, place: wanted.contains(place.ego_speed_mps),
 }
-
-
-def _has_neighbour(place: Place, side: str) -> bool:
-    return place.lane is not None and bool(place.graph.neighbours(place.lane.lane, side))

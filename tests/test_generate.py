@@ -1,0 +1,221 @@
+"""The generate job on Ray, with a stand-in for the model: units, resuming, same bytes, rejections."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import ray
+from crossroads import TokensDriveOn, load_stand_in, write_windows
+
+from pipelines import generate
+from sdiff import columns, storage, tables
+from sdiff.directives.job import JobFileError
+from sdiff.scene import STEPS_PAST
+
+JOB = """
+name: test
+directives:
+  - name: cut_in
+    ego: {speed_mps: [4, 8]}
+    agents:
+      - {kind: car, lane: left, ahead_m: [8, 20], speed_mps: [5, 9], end: {lane: ego}}
+  - name: free
+count: 15
+scenarios_per_unit: 4
+batch: 3
+seed: 5
+"""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def ray_of_our_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    os.environ["PYTHONPATH"] = str(Path(__file__).parent)  # where the actors find the stand-in
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, _temp_dir=f"/tmp/ray-sdiff-{os.getpid()}")
+    yield
+    ray.shutdown()
+    del os.environ["PYTHONPATH"]
+
+
+@pytest.fixture(scope="module")
+def windows(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return write_windows(tmp_path_factory.mktemp("windows"))
+
+
+@pytest.fixture
+def job_file(tmp_path: Path) -> str:
+    path = tmp_path / "job.yaml"
+    path.write_text(JOB)
+    return str(path)
+
+
+def run(job_file: str, windows: str, output: Path, **options: object) -> dict[str, object]:
+    options = {"actors": 1, "device": "cpu", "load_model": load_stand_in, **options}
+    return generate.run(job_file, windows=windows, output=str(output), **options)
+
+
+def contents(output: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(output)): p.read_bytes() for p in sorted(output.rglob("*.parquet"))}
+
+
+@pytest.fixture(scope="module")
+def made(windows: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, object]]:
+    folder = tmp_path_factory.mktemp("made")
+    (folder / "job.yaml").write_text(JOB)
+    return folder / "out", run(str(folder / "job.yaml"), windows, folder / "out")
+
+
+def test_every_unit_of_the_plan_is_one_object(made: tuple[Path, dict[str, object]]) -> None:
+    output, stats = made
+    units = tables.read(str(output), "jobs").to_pylist()
+    objects = {p.stem for p in (output / "scenarios").glob("*.parquet")}
+    assert [u["n_scenarios"] for u in units] == [4, 4, 4, 3]
+    assert [u["directive"] for u in units] == ["cut_in", "cut_in", "free", "free"]
+    assert objects == {u["unit_id"] for u in units}
+    assert stats["scenarios"] == 15 and stats["units"] == 4
+
+
+def test_a_scenario_has_what_its_directive_asks_for(made: tuple[Path, dict[str, object]]) -> None:
+    rows = tables.read(str(made[0]), "scenarios")
+    cut_in = np.flatnonzero(np.array(rows["directive"].to_pylist()) == "cut_in")
+    assert len(cut_in) == 8
+    for agents in (columns.agents_from_arrow(rows["agents"])[i] for i in cut_in):
+        car = agents.take(agents.token_index == 1)
+        assert len(car) == 1
+        assert car.y_m[0, STEPS_PAST] == pytest.approx(3.5, abs=0.1)
+        assert car.y_m[0, -1] == pytest.approx(0.0, abs=0.1)
+    assert set(rows["token_match_rate"].to_pylist()) == {1.0}
+    assert len(set(rows["scenario_id"].to_pylist())) == 15
+
+
+def test_a_scenario_names_the_window_whose_place_it_uses(made: tuple[Path, dict[str, object]], windows: str) -> None:
+    lent = {
+        w["window_id"]: w for w in tables.read(windows, "windows", ["window_id", "origin_x_m", "log_id"]).to_pylist()
+    }
+    for row in tables.read(str(made[0]), "scenarios", ["window_id", "origin_x_m", "license"]).to_pylist():
+        assert lent[row["window_id"]]["origin_x_m"] == row["origin_x_m"]
+        assert row["license"] == "none"
+
+
+def test_the_same_job_gives_the_same_bytes(
+    made: tuple[Path, dict[str, object]], windows: str, job_file: str, tmp_path: Path
+) -> None:
+    run(job_file, windows, tmp_path / "again", actors=2)
+    assert contents(tmp_path / "again") == contents(made[0])
+
+
+def test_another_seed_gives_other_scenarios(
+    made: tuple[Path, dict[str, object]], windows: str, job_file: str, tmp_path: Path
+) -> None:
+    stats = run(job_file, windows, tmp_path / "other", seed=6, count=4)
+    assert stats["job_id"] != made[1]["job_id"]
+    first = [tables.read(str(o), "scenarios", ["tokens"]) for o in (tmp_path / "other", made[0])]
+    speeds = [columns.tokens_from_arrow(t["tokens"])[0].speed_mps[0] for t in first]
+    assert speeds[0] != speeds[1]
+
+
+def test_only_missing_units_are_made(
+    made: tuple[Path, dict[str, object]], windows: str, job_file: str, tmp_path: Path
+) -> None:
+    output = tmp_path / "out"
+    run(job_file, windows, output)
+    objects = sorted((output / "scenarios").glob("*.parquet"))
+    objects[1].unlink()
+    kept = {o: o.stat().st_mtime_ns for o in objects if o.exists()}
+    stats = run(job_file, windows, output)
+    assert (stats["units_done_before"], stats["units_made"]) == (3, 1)
+    assert {o: o.stat().st_mtime_ns for o in kept} == kept
+    assert contents(output) == contents(made[0])
+    assert "units_made" not in run(job_file, windows, output)
+
+
+SLOW_RUN = """
+import sys, time
+sys.path.insert(0, sys.argv[4])
+import crossroads
+from pipelines import generate
+
+class Slow(crossroads.TokensDriveOn):
+    def sample(self, *args, **kwargs):
+        time.sleep(0.7)
+        return super().sample(*args, **kwargs)
+
+generate.run(sys.argv[1], windows=sys.argv[2], output=sys.argv[3], actors=1, device="cpu",
+             load_model=lambda uri, device: Slow())
+"""
+
+
+def test_a_killed_job_goes_on_to_the_same_bytes(
+    made: tuple[Path, dict[str, object]], windows: str, job_file: str, tmp_path: Path
+) -> None:
+    output = tmp_path / "out"
+    arguments = [job_file, windows, str(output), str(Path(__file__).parent)]
+    job = subprocess.Popen(
+        [sys.executable, "-c", SLOW_RUN, *arguments],
+        env={**os.environ, "RAY_ADDRESS": ray.get_runtime_context().gcs_address},
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
+    deadline = time.monotonic() + 120
+    while not list((output / "scenarios").glob("*.parquet")) and time.monotonic() < deadline:
+        assert job.poll() is None, job.stderr.read().decode() if job.stderr else ""
+        time.sleep(0.05)
+    os.killpg(job.pid, signal.SIGKILL)
+    job.wait()
+    n_done = len(list((output / "scenarios").glob("*.parquet")))
+    assert 1 <= n_done < 4, "killed in the middle"
+    run(job_file, windows, output)
+    assert contents(output) == contents(made[0])
+
+
+class NeverAnAv(TokensDriveOn):
+    """Moves all agents 10 m to the side in the first attempt of every other scenario, and always in scenario 0."""
+
+    def sample(self, map_bev, tokens, scene, noise_keys, **options):  # type: ignore[no-untyped-def]
+        import dataclasses
+
+        scenes = super().sample(map_bev, tokens, scene, noise_keys, **options)
+        number = [int(key[1].rsplit("-", 1)[1]) for key in noise_keys]
+        lost = [n == 0 or (n % 2 and key[2] == 0) for n, key in zip(number, noise_keys, strict=True)]
+        return [dataclasses.replace(s, y_m=s.y_m + 10) if x else s for s, x in zip(scenes, lost, strict=True)]
+
+
+def load_never_an_av(uri: str | None, device: str) -> NeverAnAv:
+    return NeverAnAv()
+
+
+def test_without_an_av_a_scenario_is_rejected_and_tried_again(windows: str, tmp_path: Path) -> None:
+    job = tmp_path / "job.yaml"
+    job.write_text("count: 6\nattempts: 3\nbatch: 4\n")
+    stats = run(str(job), windows, tmp_path / "out", load_model=load_never_an_av)
+    rows = tables.read(str(tmp_path / "out"), "scenarios", ["scenario_id", "attempt"]).to_pylist()
+    by_number = {int(r["scenario_id"].rsplit("-", 1)[1]): r["attempt"] for r in rows}
+    assert by_number == {1: 1, 2: 0, 3: 1, 4: 0, 5: 1}
+    assert (stats["attempts"], stats["rejected: no_ego"]) == (6 + 3 + 1 + 1 - 1 + 1 - 1, 3 + 3)
+    (file,) = (tmp_path / "out" / "scenarios").glob("*.parquet")
+    kept = json.loads(pq.read_metadata(file).metadata[b"sdiff.unit"])
+    assert kept == {"attempts": stats["attempts"], "rejected: no_ego": 6}
+
+
+def test_a_job_without_windows_or_output_says_which_option_is_missing(job_file: str) -> None:
+    with pytest.raises(JobFileError, match=r"job\.yaml: places\.windows \(option --windows\)"):
+        generate.run(job_file, output="x", load_model=load_stand_in)
+    with pytest.raises(JobFileError, match=r"output \(option --output\)"):
+        generate.run(job_file, windows="x", load_model=load_stand_in)
+
+
+def test_a_table_that_is_not_there_is_named(job_file: str, tmp_path: Path) -> None:
+    with pytest.raises(tables.TableError, match=r"no table windows at .*nowhere"):
+        generate.run(job_file, windows=str(tmp_path / "nowhere"), output=str(tmp_path), load_model=load_stand_in)
+
+
+def test_a_job_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(storage.StorageError, match=r"none\.yaml"):
+        generate.run(str(tmp_path / "none.yaml"), load_model=load_stand_in)

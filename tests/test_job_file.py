@@ -1,0 +1,95 @@
+"""Job files: what may stand in them, and what an error says."""
+
+from pathlib import Path
+
+import pytest
+
+from sdiff.directives.directive import Agent, Directive, End, LoggedAgents, OnLane
+from sdiff.directives.job import JobFileError, parse, read
+from sdiff.span import Span
+
+EXAMPLES = sorted((Path(__file__).parent.parent / "examples").glob("*.yaml"))
+
+
+def agent(text: str) -> str:
+    return f"directives:\n  - name: d\n    agents:\n      - {{{text}}}\n"
+
+
+def first_agent(text: str) -> Agent | LoggedAgents:
+    return parse(agent(text), "job.yaml").directives[0].agents[0]
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda p: p.stem)
+def test_every_example_is_a_job_named_as_its_file(example: Path) -> None:
+    job = read(str(example))
+    assert job.name == example.stem
+    assert job.windows is None and job.output is None, "an example runs on any windows table"
+
+
+def test_the_examples_are_those_the_readme_speaks_of() -> None:
+    assert {e.stem for e in EXAMPLES} >= {"free", "bus_turns_right", "cut_in", "stopped_car", "pedestrian"}
+
+
+def test_an_empty_mapping_is_the_free_job() -> None:
+    job = parse("{}", "some/where/free.yaml")
+    assert job.name == "free"
+    assert job.directives == (Directive(),)
+
+
+def test_options_override_the_file() -> None:
+    job = parse("count: 5\nseed: 3\n", "job.yaml").with_options(count=7, seed=None)
+    assert (job.count, job.seed) == (7, 3)
+
+
+def test_what_decides_a_job_is_not_where_it_is_written() -> None:
+    job = parse("count: 5", "job.yaml")
+    assert job.decides() == job.with_options(output="s3://elsewhere", windows="x").decides()
+    assert job.decides() != job.with_options(seed=1).decides()
+
+
+def test_words_numbers_and_ranges_are_read() -> None:
+    bus = first_agent("kind: bus, lane: [left, right], ahead_m: [5, 10], speed_mps: 3, end: {lane: ego}")
+    assert bus == Agent(
+        ("bus",),
+        OnLane(("left", "right"), "ahead_m", Span(5.0, 10.0)),
+        Span(3.0, 3.0),
+        end=End(OnLane(("ego",))),
+    )
+    assert first_agent("from_log: place, share: 0.5, kinds: [bus]") == LoggedAgents(None, (), ("bus",), Span(0.5, 0.5))
+    assert first_agent("from_log: {window_id: w, agents: ['7']}") == LoggedAgents("w", ("7",))
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("seeds: 3\n", ["job.yaml:1: seeds: unknown field", "did you mean seed?", "count"]),
+        ("name: x\nplaces:\n  juction_ahead_m: 3\n", ["job.yaml:3: places.juction_ahead_m", "junction_ahead_m?"]),
+        ("places:\n  turn: rihgt\n", ["job.yaml:2: places.turn", "'rihgt'", "did you mean right?", "straight"]),
+        ("places:\n  junction_ahead_m: [30, 5]\n", ["job.yaml:2", "[30, 5]", "range [a, b] in m"]),
+        (agent("kind: lorry"), ["job.yaml:4: directives[0].agents[0].kind", "'lorry'", "truck", "pedestrian"]),
+        (agent("speed_kmh: 30"), ["job.yaml:4: directives[0].agents[0].speed_kmh: unknown field", "speed_mps"]),
+        (agent("speed_mps: 30 km/h"), ["job.yaml:4", "speed_mps", "'30 km/h'", "in m/s"]),
+        (agent("speed_mps: 130"), ["job.yaml:4", "found 130", "m/s", "70"]),
+        (agent("x_m: 80, y_m: 0"), ["job.yaml:4", "x_m", "-50.0 to 50.0"]),
+        (agent("ahead_m: 5"), ["job.yaml:4", "ahead_m", "lane"]),
+        (agent("lane: ego"), ["job.yaml:4", "lane ego", "ahead_m or junction_m"]),
+        (agent("lane: crossing_from_left, ahead_m: 3"), ["job.yaml:4", "ahead_m", "crossing_m"]),
+        (agent("lane: ego, ahead_m: 5, junction_m: 3"), ["junction_m", "beside ahead_m"]),
+        (agent("lane: ego, ahead_m: 5, x_m: 3"), ["x_m", "beside lane ego"]),
+        (agent("lane: ego, ahead_m: 5, end: {lane: left}"), ["end.lane", "speed_mps"]),
+        (agent("from_log: {agents: ['3']}"), ["from_log.window_id", "missing"]),
+        ("count: many\n", ["job.yaml:1: count", "'many'", "whole number"]),
+        ("sampler: {name: ddim}\n", ["job.yaml:1: sampler.name", "'ddim'", "dpmpp2m"]),
+        ("count: 3\nseed: 1\ncount: 4\n", ["job.yaml:3", "given twice", "line 1"]),
+        ("directives:\n  - ego: none\n", ["job.yaml:2: directives[0]", "name"]),
+        ("directives:\n  - {name: a, ego: nobody}\n", ["job.yaml:2", "ego", "'nobody'", "from_log"]),
+        ("count: [\n", ["job.yaml:", "not YAML"]),
+        ("", ["job.yaml:1", "empty", "examples/"]),
+        ("- a\n", ["job.yaml:1", "mapping"]),
+    ],
+)
+def test_an_error_names_file_line_field_and_what_is_allowed(text: str, says: list[str]) -> None:
+    with pytest.raises(JobFileError) as error:
+        parse(text, "job.yaml")
+    for part in says:
+        assert part in str(error.value)
