@@ -26,6 +26,9 @@ def test_the_same_seed_gives_the_same_bytes(sumo_run: Path, tmp_path: Path) -> N
     same, different, failed = filecmp.cmpfiles(first, again, names, shallow=False)
     assert (sorted(same), different, failed) == (names, [], [])
     assert (first / "fcd.parquet").read_bytes() != (other / "fcd.parquet").read_bytes()
+    made = (first / "fcd.parquet").stat().st_mtime_ns
+    simulate(str(tmp_path / "a"), 0.05, 1, net=net)
+    assert (first / "fcd.parquet").stat().st_mtime_ns == made  # what is there is not made again
 
 
 def test_all_kinds_of_road_users_are_there_every_tenth_of_a_second(sumo_run: Path) -> None:

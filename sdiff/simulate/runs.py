@@ -8,6 +8,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,14 @@ WARM_UP_S = 90.0
 """Simulated before the recording starts, so that traffic has sorted itself."""
 MARGIN_S = 4.0
 """Recorded beyond the minutes asked for: 2 s before the first and 2 s after the last log."""
+
+SETTINGS = (
+    *("--step-length", "0.1", "--lateral-resolution", "0.8", "--fcd-output.attributes", "x,y,angle,type,speed"),
+    *("--collision.check-junctions", "--collision.action", "warn"),
+    *("--time-to-teleport", "90", "--time-to-teleport.remove", "--ignore-route-errors", "--no-warnings"),
+    *("--device.rerouting.probability", "0.4", "--device.rerouting.period", "30"),
+)
+"""Of SUMO. The sublane model (lateral-resolution) makes lane changes take their time; who is stuck is taken out."""
 
 Report = Callable[[str], None]
 
@@ -41,7 +50,8 @@ def simulate(
 
     output: any fsspec URI. minutes: recorded time per region, at 10 Hz. regions: the first N of `REGIONS`.
     net, routes: a SUMO network (and route file) of one's own instead; without routes, random traffic is made for it.
-    report: is given a line now and then. workers: simulations at a time. Same seed, same bytes.
+    report: is given a line now and then. workers: simulations at a time. Same seed, same bytes; a run that is there
+    already, made from the same, is not made again.
     Returns the runs' URIs and counts: {"runs": [...], "simulated_s": ..., "wall_s": ...}.
     Raises ValueError for a wrong argument, StorageError or SimulationError where the work fails.
     """
@@ -85,9 +95,15 @@ def _region(region: Region, own_routes: str | None, output: str, minutes: float,
             limit = ["--max-num-vehicles", str(demand.vehicles), "--max-depart-delay", "30"]
             report(f"{region.name}: {demand.vehicles} vehicles at once, {minutes:g} min to record")
         (folder / "vtypes.add.xml").write_text(types, "utf-8")
-        _sumo(folder, own_seed, end_s, bool(own_routes), limit, _progress(region.name, end_s, report))
         about = {"region": region.name, "seed": seed, "minutes": minutes, "license": region.license}
-        return _store(folder, data, about, storage.join(output, f"{region.name}_seed{seed}"))
+        about["inputs"] = _fingerprint(folder, "net.xml", "traffic.rou.xml", "vtypes.add.xml")
+        target = storage.join(output, f"{region.name}_seed{seed}")
+        if _is_done(target, about):
+            report(f"{region.name}: {target} is there already")
+            return target
+        _sumo(folder, own_seed, end_s, bool(own_routes), limit, _progress(region.name, end_s, report))
+        _store(folder, data, about, target)
+        return target
 
 
 def _network(region: Region, seed: int, folder: Path) -> bytes:
@@ -130,12 +146,8 @@ def _sumo(
         "sumo",
         *("--net-file", "net.xml", "--route-files", "traffic.rou.xml", "--seed", str(seed)),
         *("--additional-files", "tls.add.xml" if types_in_routes else "vtypes.add.xml,tls.add.xml"),
-        *("--step-length", "0.1", "--begin", "0", "--end", f"{end_s:.1f}", "--step-log.period", "100", *limit),
-        *("--lateral-resolution", "0.8", "--collision.check-junctions", "--collision.action", "warn"),
-        *("--time-to-teleport", "90", "--time-to-teleport.remove", "--ignore-route-errors", "--no-warnings"),
-        *("--device.rerouting.probability", "0.4", "--device.rerouting.period", "30"),
-        *("--fcd-output", "fcd.parquet", "--fcd-output.attributes", "x,y,angle,type,speed"),
-        *("--device.fcd.begin", f"{WARM_UP_S:.1f}"),
+        *("--begin", "0", "--end", f"{end_s:.1f}", "--step-log.period", "100", *limit, *SETTINGS),
+        *("--fcd-output", "fcd.parquet", "--device.fcd.begin", f"{WARM_UP_S:.1f}"),
         folder=folder,
         on_time=on_time,
     )
@@ -156,16 +168,32 @@ def _progress(name: str, end_s: float, report: Report) -> Callable[[float], None
     return on_time
 
 
-def _store(folder: Path, net: bytes, about: dict[str, object], target: str) -> str:
-    """Upload a run; the FCD last, because a folder is a run from when it is there."""
+def _fingerprint(folder: Path, *names: str) -> str:
+    """Of what a simulation is made from, SUMO's version and our own settings included."""
+    digest = hashlib.sha256(f"{version('eclipse-sumo')}/{WARM_UP_S}/{MARGIN_S}/{SETTINGS}".encode())
+    for name in names:
+        digest.update((folder / name).read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _is_done(target: str, about: dict[str, object]) -> bool:
+    path = storage.join(target, "run.json")
+    return storage.exists(path) and storage.read_bytes(path) == _json(about)
+
+
+def _json(about: dict[str, object]) -> bytes:
+    return json.dumps(about, indent=2, sort_keys=True).encode()
+
+
+def _store(folder: Path, net: bytes, about: dict[str, object], target: str) -> None:
+    """Upload a run, `run.json` last: where it stands, the run is whole."""
     tls = (folder / "tls.xml").read_bytes() if (folder / "tls.xml").exists() else b"<tlsStates/>"
     files = {
         "net.xml.gz": gzip.compress(net, 6, mtime=0),
         "tls.xml.gz": gzip.compress(re.sub(rb"<!--.*?-->\s*", b"", tls, flags=re.S), 6, mtime=0),  # says when it ran
         "vtypes.add.xml": (folder / "vtypes.add.xml").read_bytes(),
-        "run.json": json.dumps(about, indent=2, sort_keys=True).encode(),
         "fcd.parquet": (folder / "fcd.parquet").read_bytes(),
+        "run.json": _json(about),
     }
     for name, data in files.items():
         storage.write_bytes(storage.join(target, name), data)
-    return target
