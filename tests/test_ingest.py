@@ -253,6 +253,17 @@ def test_what_cannot_be_run_is_refused_by_name(good: Path, tmp_path: Path) -> No
         run(good, tmp_path / "out", stride_s=0.25)
 
 
+def test_the_windows_of_a_simulated_run_share_one_map(sumo_run: Path, tmp_path: Path) -> None:
+    report = ingest.run("sumo", str(sumo_run), str(tmp_path), stride_s=2.0)
+    assert report["dead_letters"] == 0
+    assert report["windows"] > report["logs"] >= 1
+    assert len(set(tables.read(str(tmp_path), "maps", ["map_id"])["map_id"].to_pylist())) == 1
+    assert len(list((tmp_path / "maps").iterdir())) == 1
+    table = tables.read(str(tmp_path), "windows", ["window_id", "log_id", "split"])
+    assert len(set(table["window_id"].to_pylist())) == table.num_rows
+    assert set(table["split"].to_pylist()) <= {"train", "val"}
+
+
 @pytest.mark.parametrize(
     ("format", "folder", "sources"),
     [
