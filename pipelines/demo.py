@@ -74,11 +74,11 @@ def run(output: str, report: Callable[[str], None]) -> dict[str, Any]:
     view.render(tables, output=pictures, limit=sum(JOBS.values()), column_count=6)
     return {
         "scenarios": answer,
-        "measures": figures["columns"],
+        "evaluation": figures,
         "raw logs": raw,
         "tables": tables,
         "training": training,
-        "evaluation": figures["output"],
+        "figures": figures["output"],
         "pictures": pictures,
         "contact sheet": storage.join(pictures, "contact_sheet.png"),
         "try": f'sdiff query "SELECT * FROM agents LIMIT 10" --data {tables}',

@@ -169,11 +169,15 @@ Workers = Annotated[int, typer.Option(min=1, help="Processes that work side by s
 
 
 @command
-def demo(output: Annotated[str, typer.Option(metavar="DIR", help="Folder for all that the demo makes.")]) -> Result:
+def demo(output: Annotated[str, typer.Option(metavar="DIR", help="Folder for all that the demo makes.")]) -> Shown:
     """The whole pipeline on simulated traffic, start to end."""
-    from pipelines import demo
+    from rich.console import Group
 
-    return demo.run(output, say)
+    from pipelines import demo, evaluate
+
+    result = demo.run(output, say)
+    rest = {name: value for name, value in result.items() if name != "evaluation"}
+    return Shown(result, Group(evaluate.table(result["evaluation"]), _tables(rest)))
 
 
 @command
