@@ -19,6 +19,11 @@ from typing import Any
 import apache_beam as beam
 from apache_beam.metrics import Metrics, MetricsFilter
 from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
+from apache_beam.portability.api import beam_provision_api_pb2
+from apache_beam.runners import PipelineRunner
+from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+from apache_beam.runners.portability.fn_api_runner.fn_runner import ExtendedProvisionInfo
+from google.protobuf.struct_pb2 import Struct
 
 from sdiff import logs, storage, tables, windows
 from sdiff.ingestion import DONE, Images, Options, Slice, SliceJob, slices
@@ -97,7 +102,7 @@ def run(
     _claim(output, options)
     start = time.perf_counter()
     with _progress(output, len(sources)):
-        pipeline = beam.Pipeline(options=pipeline_options)
+        pipeline = beam.Pipeline(_runner(pipeline_options), pipeline_options)
         _ = pipeline | beam.Create(sources, reshuffle=False) | IngestLogs(format, output, options)
         result = pipeline.run()
         result.wait_until_finish()
@@ -127,6 +132,17 @@ def _pipeline_options(workers: int, beam_args: Sequence[str]) -> PipelineOptions
     return options
 
 
+def _runner(options: PipelineOptions) -> PipelineRunner | None:
+    """The local runner, whose workers get our log levels (it passes no options on by itself); None for any other."""
+    if options.view_as(StandardOptions).runner != "FnApiRunner":
+        return None
+    quiet = Struct()
+    quiet.update({"default_sdk_harness_log_level": "ERROR", "sdk_harness_log_level_overrides": {"sdiff": "INFO"}})
+    return FnApiRunner(
+        provision_info=ExtendedProvisionInfo(beam_provision_api_pb2.ProvisionInfo(pipeline_options=quiet))
+    )
+
+
 def _claim(output: str, options: Options) -> None:
     """Make `output` ours: writable, and made with these options only."""
     uri = storage.join(output, "_ingest", "options.json")
@@ -154,10 +170,12 @@ def _report(counts: dict[str, int], seconds: float) -> dict[str, Any]:
         "dead_letters",
         "bad_logs",
     )
+    steps = _named(counts, "ms ")
+    worked = max(sum(steps.values()), 1)
     n_windows = max(counts.get("windows", 0), 1)
     return {
         "dead_letters_by_reason": _named(counts, "dead letter: "),
-        "seconds_by_step": {k: v / 1000 for k, v in _named(counts, "ms ").items()},
+        "steps": {k: {"seconds": v / 1000, "share": v / worked} for k, v in steps.items()},
         **{name: counts.get(name, 0) for name in plain},
         "bytes": counts.get("bytes windows", 0) + counts.get("bytes agent_tokens", 0),
         "bytes_per_window": counts.get("bytes windows", 0) / n_windows,
