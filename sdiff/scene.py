@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-
 STEPS_PAST = 20
 STEPS_FUTURE = 20
 """Steps of 0.1 s before and after t0; t0 is index STEPS_PAST."""
