@@ -53,6 +53,7 @@ def run(
     job_file: str,
     *,
     windows: str | None = None,
+    where: str | None = None,
     count: int | None = None,
     seed: int | None = None,
     model: str | None = None,
@@ -67,7 +68,9 @@ def run(
     actors: processes with the model, default one per GPU or core. device: cuda or cpu, default what is there.
     report: takes a line of progress. Returns counts. Raises JobFileError, NoPlace, TableError, StorageError.
     """
-    job = job_files.read(job_file).with_options(windows=windows, count=count, seed=seed, model=model, output=output)
+    job = job_files.read(job_file).with_options(
+        windows=windows, where=where, count=count, seed=seed, model=model, output=output
+    )
     if job.windows is None or job.output is None:
         missing = "places.windows (option --windows)" if job.windows is None else "output (option --output)"
         raise job_files.JobFileError(f"{job_file}: {missing} is missing, expected a URI")

@@ -278,6 +278,9 @@ def train(
 def generate(
     job: Annotated[str, typer.Argument(metavar="JOB.yaml", help="What to generate; see examples/.")],
     windows: Annotated[str | None, typer.Option(metavar="URI", help="Table that lends the places.")] = None,
+    where: Annotated[
+        str | None, typer.Option(metavar="SQL", help="Which of its windows, such as region = 'x'.")
+    ] = None,
     count: Annotated[int | None, typer.Option(min=1, help="How many scenarios.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Equal seeds give equal bytes.")] = None,
     model: Annotated[str | None, typer.Option(metavar="URI", help="Checkpoint; the shipped one unless given.")] = None,
@@ -294,6 +297,7 @@ def generate(
     return generate.run(
         job,
         windows=windows,
+        where=where,
         count=count,
         seed=seed,
         model=model,
