@@ -47,6 +47,7 @@ def measure(format: str, input: str, sources: int | None) -> dict[str, Any]:
     steps = {k.removeprefix("ms "): v / 1000 / seconds for k, v in total.items() if k.startswith("ms ")}
     return {
         "format": format,
+        "input": input.rstrip("/").rsplit("/", 1)[-1],
         "sources": len(found),
         "logs": total["logs"],
         "windows": total["windows"],

@@ -117,6 +117,15 @@ def test_a_run_that_was_killed_goes_on_to_the_same_bytes(good: Path, tmp_path: P
     assert report["bytes"] == sum(len(v) for k, v in whole.items() if k.startswith(("windows/", "agent_tokens/")))
 
 
+def test_the_output_may_be_an_object_store(good: Path, tmp_path: Path) -> None:
+    there = ingest.run("gpudrive", str(good), "memory://ingested")
+    assert ingest.run("gpudrive", str(good), "memory://ingested")["slices_done_before"] == 3
+    run(good, tmp_path / "out")
+    assert there["windows"] == tables.read("memory://ingested", "windows").num_rows
+    for table in ("windows", "agent_tokens", "maps"):
+        assert tables.read("memory://ingested", table).equals(tables.read(str(tmp_path / "out"), table))
+
+
 def test_more_input_adds_objects_and_leaves_the_others(good: Path, tmp_path: Path) -> None:
     output = tmp_path / "out"
     before = run(good, output)
