@@ -311,7 +311,7 @@ def _held_back(windows: str) -> pa.Table:
             rows.append(table.take(np.linspace(0, len(table) - 1, min(len(table), 8)).astype(int)))
         kept = pa.concat_tables(rows)
         if len(kept):
-            return kept.slice(0, HELD_BACK)
+            return kept.take(np.linspace(0, len(kept) - 1, min(len(kept), HELD_BACK)).astype(int))
     raise TrainError(f"{windows} holds no windows")
 
 
