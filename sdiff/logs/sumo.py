@@ -28,9 +28,10 @@ BLOCK_STEPS, PAD_STEPS = 200, 20
 """Length of a log, and how much of the run is added before and after it, so that each moment has its +-2 s."""
 RANGE_M = 120.0
 """A log holds what comes this near to the recorder's path, while it is that near."""
-RECORDERS_APART_M = 160.0
-MIN_RECORDED_STEPS, MIN_SPEED_MPS = 100, 2.0
-"""Recorders of one block keep this distance on average, are there this long, and drive this fast on average."""
+RECORDERS_APART_M = 120.0
+MIN_RECORDED_STEPS, MIN_SPEED_MPS, MIN_AROUND = 100, 2.0, 5.0
+"""Recorders of one block keep this distance, are there this long, drive this fast and have this much traffic around
+them, all on average; where traffic is thinner everywhere, the one that has most."""
 
 _KIND_OF_CLASS = {
     **dict.fromkeys(("passenger", "private", "taxi", "hov", "evehicle", "vip", "authority"), "car"),
@@ -261,6 +262,8 @@ def _recorders(tracks: Tracks) -> list[int]:
     able = np.flatnonzero(fit)
     x, y, valid = tracks.x_m[:, ::10], tracks.y_m[:, ::10], tracks.valid[:, ::10]
     around = np.array([_around(x, y, valid, agent) for agent in able])
+    enough = around >= min(MIN_AROUND, around.max(initial=0.0))
+    able, around = able[enough], around[enough]
     chosen: list[int] = []
     for agent in able[np.lexsort((tracks.agent_id[able], -around))]:
         both = valid[chosen] & valid[agent]

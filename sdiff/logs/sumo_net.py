@@ -2,7 +2,7 @@
 
 import hashlib
 import xml.etree.ElementTree as ET
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from io import BytesIO
 from typing import Any, NamedTuple
@@ -127,7 +127,20 @@ def parse(data: bytes) -> Net:
         raise BadRecord(f"SUMO network cannot be parsed ({error!r}); expected a .net.xml of netconvert") from None
     if root != "net" or not net.lanes:
         raise BadRecord(f"SUMO network has root <{root}> and {len(net.lanes)} lanes, expected <net> with lanes")
+    _close_inner_footways(net)
     return net
+
+
+def _close_inner_footways(net: Net) -> None:
+    """Lanes inside a junction often permit everyone: those that come from a footway are for walkers, too."""
+    for inner in (False, True):  # a way through a junction may have two lanes, one after the other
+        for c in net.connections:
+            source = net.lanes.get(c.source)
+            if c.via in net.lanes and source and (source.function == "internal") == inner:
+                if source.lane_type is None:
+                    net.lanes[c.via] = replace(net.lanes[c.via], allow="")
+                elif source.lane_type == "pedestrian":
+                    net.lanes[c.via] = replace(net.lanes[c.via], allow="pedestrian")
 
 
 def _without_head(data: bytes) -> bytes:

@@ -27,7 +27,7 @@ MARGIN_S = 4.0
 
 SETTINGS = (
     *("--step-length", "0.1", "--lateral-resolution", "0.8", "--fcd-output.attributes", "x,y,angle,type,speed"),
-    *("--collision.check-junctions", "--collision.action", "warn"),
+    *("--collision.check-junctions", "--collision.mingap-factor", "0", "--collision.action", "remove"),
     *("--time-to-teleport", "90", "--time-to-teleport.remove", "--ignore-route-errors", "--no-warnings"),
     *("--device.rerouting.probability", "0.4", "--device.rerouting.period", "30"),
 )

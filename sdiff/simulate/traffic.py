@@ -176,7 +176,9 @@ def _stop(roads: _Roads, who: Population, way: list[int], rng: np.random.Generat
 
 def _walks(net: Net, demand: Demand, rng: np.random.Generator, end_s: float) -> list[tuple[float, str]]:
     """Walks to somewhere near, along edges that touch; SUMO finds the way over crossings."""
-    length = {x.edge_id: x.length_m for x in net.lanes.values() if x.edge_id in net.edges and x.permits("pedestrian")}
+    length = {
+        x.edge_id: x.length_m for x in net.lanes.values() if x.edge_id in net.edges and x.lane_type == "pedestrian"
+    }
     if not length or not demand.walkers:
         return []
     names = list(length)
