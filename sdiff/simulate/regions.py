@@ -50,14 +50,14 @@ _GENERATED = "generated, none needed"
 
 REGIONS = (
     Region("ingolstadt", net="tools/game/fkk_in/ingolstadt.net.xml.gz", vehicles_per_km=26),
-    Region("grid_town", generate=(*_GRID, *_TOWN), license=_GENERATED),
+    Region("grid_town", generate=(*_GRID, *_TOWN), license=_GENERATED, vehicles_per_km=15),
     Region("braunschweig_ring", net="tools/game/fokr_bs_demo/fokr_bs.net.xml.gz", vehicles_per_km=26),
-    Region("random_town", generate=(*_RANDOM, *_TOWN), license=_GENERATED),
+    Region("random_town", generate=(*_RANDOM, *_TOWN), license=_GENERATED, vehicles_per_km=17),
     Region("berlin", net="tools/game/DRT/osm.net.xml", vehicles_per_km=18, walkers_per_km=3),
-    Region("spider_town", generate=(*_SPIDER, *_TOWN), license=_GENERATED),
+    Region("spider_town", generate=(*_SPIDER, *_TOWN), license=_GENERATED, vehicles_per_km=16),
     Region("koenigs_wusterhausen", net="tools/game/A10KW/osm.net.xml", vehicles_per_km=24, bikes=0.05),
     Region("village", generate=(*_VILLAGE, *_TOWN), license=_GENERATED, vehicles_per_km=16),
-    Region("braunschweig", net="tools/game/bs3d/bs.net.xml", vehicles_per_km=32),
+    Region("braunschweig", net="tools/game/bs3d/bs.net.xml", vehicles_per_km=26),
 )
 """Real and generated networks in turns, the lightest first."""
 

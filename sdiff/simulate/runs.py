@@ -142,15 +142,18 @@ def _sumo(
     (folder / "tls.add.xml").write_text(
         '<additional><timedEvent type="SaveTLSSwitchStates" dest="tls.xml"/></additional>'
     )
-    run(
+    written = run(
         "sumo",
         *("--net-file", "net.xml", "--route-files", "traffic.rou.xml", "--seed", str(seed)),
         *("--additional-files", "tls.add.xml" if types_in_routes else "vtypes.add.xml,tls.add.xml"),
         *("--begin", "0", "--end", f"{end_s:.1f}", "--step-log.period", "100", *limit, *SETTINGS),
-        *("--fcd-output", "fcd.parquet", "--device.fcd.begin", f"{WARM_UP_S:.1f}"),
+        *("--fcd-output", "fcd.parquet", "--device.fcd.begin", f"{WARM_UP_S:.1f}", "--duration-log.statistics"),
         folder=folder,
         on_time=on_time,
     )
+    if "final simulation step has been reached" not in written:  # SUMO ends with status 0 when it is told to stop
+        ended = re.search(r"ended at time: ([\d.]+)", written)
+        raise SimulationError(f"sumo stopped at {ended[1] if ended else '?'} s of {end_s:.1f} s; simulate again")
 
 
 def _progress(name: str, end_s: float, report: Report) -> Callable[[float], None]:

@@ -4,7 +4,6 @@ import importlib.util
 import os
 import re
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,19 +20,16 @@ def home() -> Path:
     return Path(spec.origin).parent
 
 
-def run(program: str, *args: str, folder: Path, on_time: Callable[[float], None] | None = None) -> None:
-    """Run a program of SUMO (`sumo`, `netgenerate`, `tools/randomTrips.py`) in `folder`.
+def run(program: str, *args: str, folder: Path, on_time: Callable[[float], None] | None = None) -> str:
+    """Run a program of SUMO (`sumo`, `netgenerate`) in `folder`; the end of what it wrote, its steps apart.
 
     on_time: called with the simulated time [s] each time the program prints it.
     Raises SimulationError with the end of what the program wrote.
     """
-    path = home() / program if program.endswith(".py") else home() / "bin" / program
-    command = [sys.executable, str(path)] if program.endswith(".py") else [str(path)]
     env = {**os.environ, "SUMO_HOME": str(home()), "PROJ_DATA": str(home() / "data" / "proj"), "LC_ALL": "C"}
     written = ""
-    with subprocess.Popen(
-        [*command, *args], cwd=folder, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-    ) as process:
+    command = [str(home() / "bin" / program), *args]
+    with subprocess.Popen(command, cwd=folder, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
         assert process.stdout is not None
         while chunk := os.read(process.stdout.fileno(), 65536):
             text = chunk.decode("utf-8", "replace")
@@ -44,3 +40,4 @@ def run(program: str, *args: str, folder: Path, on_time: Callable[[float], None]
     if process.returncode:
         told = [line for line in written.splitlines() if line.strip() and "proj.db" not in line]
         raise SimulationError(f"{program} failed with status {process.returncode}: " + " | ".join(told[-6:]))
+    return written
