@@ -25,10 +25,10 @@ from sdiff.directives.units import (
     Request,
     Sampler,
     Unit,
-    counts,
     job_id,
     make,
     map_image,
+    places_wanted,
     plan,
     plan_table,
     scenario_table,
@@ -77,8 +77,8 @@ def run(
     started = time.monotonic()
     device = device or default_device()
     model_id = load_model(job.model, "cpu").model_id
-    this = job_id(job, _fingerprints(job.windows), model_id)
-    found = find(job, job.windows, counts(job))
+    this = job_id(job, _object_names(job.windows), model_id)
+    found = find(job, job.windows, places_wanted(job))
     report(found.summary())
     units = plan(job, this, found)
     _write_plan(job, this, model_id, units)
@@ -142,7 +142,7 @@ class MakeUnits:
 
     def _request(self, unit: Unit, i: int, row: dict[str, Any]) -> Request:
         number, spot = unit.first + i, unit.spots[i]
-        place = place_of(row, self.maps.graph(spot.map_id, spot.map_object))
+        place = place_of(row, lambda: self.maps.graph(spot.map_id, spot.map_object))
 
         def logs(window_id: str | None) -> Agents:
             return _agents(row) if window_id is None else self.named[window_id]
@@ -159,11 +159,11 @@ def default_device() -> str:
 
 
 def _run_units(work: Work, todo: list[Unit], actors: int | None, report: Callable[[str], None]) -> Counter[str]:
-    import ray
-
     on_gpu = work.device == "cuda"
     actors = min(actors or (_gpus() if on_gpu else os.cpu_count() or 1), len(todo))
     _start_ray(actors)
+    import ray
+
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.execution_no_progress_timeout_s = NO_PROGRESS_TIMEOUT_S
@@ -197,15 +197,17 @@ def _progress(tally: Counter[str], n_units: int, seconds: float) -> str:
 
 
 def _start_ray(actors: int) -> None:
-    import ray
+    # Ray's core says on stderr that actors could not restart if the driver died; then the job is run again anyway.
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    import ray.data
 
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
     if not ray.is_initialized():
-        logging.getLogger("ray").setLevel(logging.WARNING)
         own_cluster = "RAY_ADDRESS" not in os.environ
         ray.init(
             num_cpus=actors + 1 if own_cluster else None,
             include_dashboard=False if own_cluster else None,
-            logging_level=logging.WARNING,
+            logging_level=logging.ERROR,
             log_to_driver=False,
         )
 
@@ -223,15 +225,12 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
-def _fingerprints(windows: str) -> list[tuple[str, int]]:
-    """Name and size of a table's objects: names come from the work that made them."""
-    found = []
-    for uri in storage.objects(storage.table_uri(windows, "windows")):
-        fs, path = storage.filesystem(uri)
-        found.append((path.rsplit("/", 1)[-1], int(fs.size(path))))
-    if not found:
+def _object_names(windows: str) -> list[str]:
+    """Names of a table's objects, which come from the work that made them."""
+    names = [uri.rsplit("/", 1)[-1] for uri in storage.objects(storage.table_uri(windows, "windows"))]
+    if not names:
         raise tables.TableError(f"no table windows at {windows}; run sdiff ingest first, or give --windows")
-    return found
+    return names
 
 
 def _write_plan(job: Job, job_id: str, model_id: str, units: list[Unit]) -> None:

@@ -13,7 +13,7 @@ from sdiff import KINDS, columns, tables
 from sdiff.directives.directive import Agent, Directive, DoesNotFit, End, LoggedAgents, OnLane, Scene, fits, resolve
 from sdiff.directives.job import Job, Places
 from sdiff.directives.search import NoPlace, find
-from sdiff.directives.units import counts
+from sdiff.directives.units import counts, places_wanted
 from sdiff.geometry import SE2
 from sdiff.maps.lanes import LaneGraph
 from sdiff.maps.places import Place, Wanted
@@ -24,7 +24,7 @@ GRAPH = LaneGraph(crossroads())
 
 
 def av_at(x_m: float, y_m: float = -1.75, heading_rad: float = 0.0, speed_mps: float = 8.0) -> Place:
-    return Place(GRAPH, SE2(x_m, y_m, heading_rad), speed_mps, (("through_right", "stop"), ("across", "go")))
+    return Place(lambda: GRAPH, SE2(x_m, y_m, heading_rad), speed_mps, (("through_right", "stop"), ("across", "go")))
 
 
 BEFORE = av_at(-10.0)
@@ -263,6 +263,18 @@ def test_where_no_place_fits_the_counts_say_why(windows: str) -> None:
 def test_the_search_ends_when_there_are_enough(windows: str) -> None:
     found = find(replace(job(), count=3), windows, {"free": 3})
     assert len(found.spots["free"]) == 3
+
+
+def test_a_limit_holds_for_each_directive(windows: str) -> None:
+    limited = Job("test", places=Places(limit=2), directives=(Directive("a"), Directive("b")), count=10)
+    found = find(limited, windows, places_wanted(limited))
+    assert [len(spots) for spots in found.spots.values()] == [2, 2]
+
+
+def test_free_generation_reads_no_map(windows: str) -> None:
+    unread = Place(lambda: pytest.fail("the map was read"), SE2(0, 0, 0))
+    assert fits(Directive(), unread)
+    resolve(Directive(), unread, no_logs, np.random.default_rng(0))
 
 
 def test_a_condition_that_is_no_sql_is_quoted(windows: str) -> None:

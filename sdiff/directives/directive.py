@@ -5,6 +5,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sdiff import KINDS, WINDOW_M
 from sdiff.geometry import SE2, box_corners, boxes_overlap, wrap_angle
@@ -152,7 +153,8 @@ def fits(directive: Directive, place: Place) -> bool:
 def resolve(directive: Directive, place: Place, logs: Logs, rng: np.random.Generator) -> tuple[AgentTokens, SceneToken]:
     """The tokens of a directive at a place, every range drawn by `rng`. The ego's token comes first.
 
-    Raises DoesNotFit where a lane that it needs is not there, or what it asks for would overlap.
+    Agents of a log that would overlap a written one are left out. Raises DoesNotFit where a lane that it needs is not
+    there, or what it asks for would overlap.
     """
     written = _written_tokens(directive, place, rng, lambda span: span.draw(rng))
     parts = [written]
@@ -164,7 +166,8 @@ def resolve(directive: Directive, place: Place, logs: Logs, rng: np.random.Gener
         if isinstance(asked, LoggedAgents):
             share = asked.share.draw(rng)
             shares.append(share)
-            parts.append(_logged_tokens(asked, logs(asked.window_id), share, rng))
+            taken = _logged_tokens(asked, logs(asked.window_id), share, rng)
+            parts.append(taken.take(~_overlap(taken, written)))
     scene = directive.scene
     p_mask = 1.0 - max(shares) if shares else P_MASK_DIRECTED if directive.agents else 1.0
 
@@ -198,11 +201,14 @@ def _written_tokens(directive: Directive, place: Place, rng: np.random.Generator
     ego = [directive.ego] if isinstance(directive.ego, Agent) else []
     asked = [*ego, *(a for a in directive.agents if isinstance(a, Agent))]
     rows = [_token(agent, place, rng, draw) for agent in asked]
-    _refuse_overlap(rows)
     tokens = AgentTokens.unspecified(len(rows))
     for i, row in enumerate(rows):
         for name, value in row.items():
             getattr(tokens, name)[i] = value
+    first, second = np.triu_indices(len(tokens), 1)
+    corners = _corners(tokens)
+    if boxes_overlap(corners[first], corners[second]).any():
+        raise DoesNotFit("overlap")
     return tokens
 
 
@@ -346,18 +352,16 @@ def _line_across(place: Place, lane: str) -> Path | None:
     return from_right if side == "right" else Path(from_right.xy_m[::-1], -from_right.s_m[::-1])
 
 
-def _refuse_overlap(rows: list[dict[str, float]]) -> None:
-    """Raise DoesNotFit where two agents whose pose at t0 is given would overlap."""
-    placed = [r for r in rows if {"x_m", "y_m", "heading_rad"} <= set(r)]
-    if len(placed) < 2:
-        return
-    sizes = [TYPICAL_SIZE_M[KINDS[int(r.get("kind", KINDS.index("car")))]] for r in placed]
-    length, width = (
-        np.array([r.get(name, size[i]) for r, size in zip(placed, sizes, strict=True)])
-        for i, name in enumerate(("length_m", "width_m"))
-    )
-    x, y, heading = (np.array([r[name] for r in placed]) for name in ("x_m", "y_m", "heading_rad"))
-    corners = box_corners(x, y, heading, length, width)
-    first, second = np.triu_indices(len(placed), 1)
-    if boxes_overlap(corners[first], corners[second]).any():
-        raise DoesNotFit("overlap")
+def _overlap(a: AgentTokens, b: AgentTokens) -> NDArray[np.bool_]:
+    """Whether each of `a` overlaps one of `b` at t0, (len(a),) bool; never where a pose is not given."""
+    return np.asarray(boxes_overlap(_corners(a)[:, None], _corners(b)[None]).any(1), bool)
+
+
+def _corners(tokens: AgentTokens) -> NDArray[np.floating]:
+    """Boxes at t0, (K, 4, 2) [m]; of typical size where it is not specified, far away where the pose is not."""
+    typical = np.array([TYPICAL_SIZE_M[k] for k in KINDS])[np.maximum(tokens.kind, 0)]
+    length = np.where(np.isnan(tokens.length_m), typical[:, 0], tokens.length_m)
+    width = np.where(np.isnan(tokens.width_m), typical[:, 1], tokens.width_m)
+    corners = box_corners(tokens.x_m, tokens.y_m, tokens.heading_rad, length, width)
+    nowhere = 1e6 * (1 + np.arange(len(tokens)))[:, None, None]
+    return np.where(np.isnan(corners), nowhere, corners)

@@ -29,6 +29,9 @@ HALF_M = WINDOW_M / 2
 TOP_SPEED_MPS = 70.0
 
 
+UNITS_LEAST, UNIT_MOST = 64, 1024
+"""A large job has at least so many units, of at most so many scenarios."""
+
 ANYWHERE = Wanted()
 
 
@@ -57,12 +60,16 @@ class Job:
     steps: int = 20
     min_score: float = 0.5
     attempts: int = 3
-    scenarios_per_unit: int = 64
+    scenarios_per_unit: int | None = None
     batch: int = 16
 
     def with_options(self, **options: Any) -> "Job":
         """The job with the options that are not None in place of what its file says."""
         return replace(self, **{k: v for k, v in options.items() if v is not None})
+
+    def unit_size(self) -> int:
+        """Scenarios per unit: as written, or from one batch in a small job to UNIT_MOST in a large one."""
+        return self.scenarios_per_unit or min(max(self.batch, self.count // UNITS_LEAST), UNIT_MOST)
 
     def decides(self) -> dict[str, Any]:
         """All that decides what comes out, as JSON values: everything but where it is read and written."""
@@ -95,7 +102,7 @@ def parse(text: str, file: str) -> Job:
         seed=top.count("seed", default.seed, low=0, high=2**62),
         min_score=top.number("min_score", default.min_score, "", 0.0, 1.0),
         attempts=top.count("attempts", default.attempts, high=100),
-        scenarios_per_unit=top.count("scenarios_per_unit", default.scenarios_per_unit, high=100_000),
+        scenarios_per_unit=top.count("scenarios_per_unit", 0, low=0, high=100_000) or None,
         batch=top.count("batch", default.batch, high=4096),
     )
     top.done()

@@ -2,7 +2,7 @@
 
 import itertools
 from collections import Counter, OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +11,7 @@ import pyarrow.dataset as ds
 
 import schemas
 from sdiff import query, storage, tables
-from sdiff.directives.directive import Directive, fits
+from sdiff.directives.directive import fits
 from sdiff.directives.job import Job
 from sdiff.geometry import SE2
 from sdiff.logs.driving_log import LIGHT_STATES
@@ -22,9 +22,8 @@ from sdiff.scene import STEPS_PAST
 if TYPE_CHECKING:
     import duckdb
 
-CHUNK = 512
-"""Windows whose maps are read in one go."""
 MAPS_KEPT = 64
+"""Maps that are held in memory at most."""
 
 WHERE_COLUMNS = tuple(
     f.name for f in schemas.arrow_schema("windows") if not (pa.types.is_struct(f.type) or pa.types.is_binary(f.type))
@@ -90,23 +89,26 @@ def find(job: Job, windows_uri: str, wanted_per_directive: dict[str, int]) -> Fo
         candidates = _candidates(con, job, windows_uri)
     found = Found({d.name: [] for d in job.directives}, len(candidates))
     predicates = job.places.wanted.asked()
-    for name in ("on a lane", *predicates, "all of these", *(f"taken for {d.name}" for d in job.directives)):
+    for name in (
+        *(["on a lane"] if predicates else []),
+        *predicates,
+        "all of these",
+        *(f"taken for {d.name}" for d in job.directives),
+    ):
         found.counts[name] = 0
     maps = Maps()
-    for start in range(0, len(candidates), CHUNK):
-        chunk = candidates.slice(start, CHUNK).to_pylist()
-        for row in sorted(chunk, key=lambda r: r["map_id"]):
-            _examine(row, job, predicates, maps, found, wanted_per_directive)
+    for row in (row for batch in candidates.to_batches(1024) for row in batch.to_pylist()):
         if all(len(found.spots[name]) >= n for name, n in wanted_per_directive.items()):
             break
-    empty = [name for name, spots in found.spots.items() if not spots]
+        _examine(row, job, predicates, maps, found, wanted_per_directive)
+    empty = [name for name, spots in found.spots.items() if wanted_per_directive[name] and not spots]
     if empty:
         raise NoPlace(
             f"no place for directive {empty[0]} in {windows_uri}: {found.summary()}\n"
             "give other --windows, or ask for less in the job's places"
         )
     for name, spots in found.spots.items():
-        found.spots[name] = sorted(spots[: wanted_per_directive[name]], key=lambda s: (s.object, s.row))
+        found.spots[name] = sorted(spots, key=lambda s: (s.object, s.row))
     return found
 
 
@@ -138,35 +140,32 @@ def window_rows(spots: list[Spot], columns: list[str]) -> list[dict[str, Any]]:
     return [rows[s.object, s.row] for s in spots]
 
 
-def place_of(row: dict[str, Any], graph: LaneGraph) -> Place:
-    """The place of a candidate row, or of a row of the table windows with the columns `_CANDIDATE` names."""
+def place_of(row: dict[str, Any], load_graph: Callable[[], LaneGraph]) -> Place:
+    """The place of a row of the table windows: its origin; speed and signals where they are there."""
     origin = SE2(row["origin_x_m"], row["origin_y_m"], row["origin_heading_rad"])
     states = zip(row.get("light_ids") or [], row.get("light_states") or [], strict=True)
     lights = tuple((lane, LIGHT_STATES[state]) for lane, state in states if state)
     speed = row.get("ego_speed_mps")
-    return Place(graph, origin, float("nan") if speed is None else speed, lights)
+    return Place(load_graph, origin, float("nan") if speed is None else speed, lights)
 
 
 def _examine(
     row: dict[str, Any], job: Job, predicates: list[str], maps: Maps, found: Found, wanted: dict[str, int]
 ) -> None:
-    place = place_of(row, maps.graph(row["map_id"], row["map_object"]))
+    place = place_of(row, lambda: maps.graph(row["map_id"], row["map_object"]))
     held = [name for name in predicates if job.places.wanted.holds(name, place)]
     found.examined += 1
-    found.counts["on a lane"] += place.lane is not None
+    if predicates:
+        found.counts["on a lane"] += place.lane is not None
     found.counts.update(held)
     if len(held) < len(predicates):
         return
     found.counts["all of these"] += 1
     spot = Spot(row["window_id"], row["filename"], row["file_row_number"], row["map_id"], row["map_object"])
     for directive in job.directives:
-        if len(found.spots[directive.name]) < wanted[directive.name] and _fits(directive, place):
+        if len(found.spots[directive.name]) < wanted[directive.name] and fits(directive, place):
             found.counts[f"taken for {directive.name}"] += 1
             found.spots[directive.name].append(spot)
-
-
-def _fits(directive: Directive, place: Place) -> bool:
-    return fits(directive, place)
 
 
 def _candidates(con: "duckdb.DuckDBPyConnection", job: Job, windows_uri: str) -> pa.Table:

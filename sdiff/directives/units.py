@@ -94,8 +94,8 @@ class Scenario:
     agents: Agents
 
 
-def job_id(job: Job, windows: list[tuple[str, int]], model_id: str) -> str:
-    """The fingerprint of everything that decides a job's result. windows: name and size of the table's objects."""
+def job_id(job: Job, windows: list[str], model_id: str) -> str:
+    """The fingerprint of everything that decides a job's result. windows: names of the table's objects."""
     versions = {"schema": schemas.table_schema("scenarios").version, "code": sdiff.__version__}
     return tables.fingerprint({"job": job.decides(), "windows": windows, "model": model_id, **versions})
 
@@ -106,6 +106,11 @@ def counts(job: Job) -> dict[str, int]:
     return {d.name: job.count // n + (i < job.count % n) for i, d in enumerate(job.directives)}
 
 
+def places_wanted(job: Job) -> dict[str, int]:
+    """How many places each directive can use."""
+    return {name: min(n, job.places.limit or n) for name, n in counts(job).items()}
+
+
 def plan(job: Job, job_id: str, found: Found) -> list[Unit]:
     """The units of a job. A directive's scenarios take its places in turn, those of one place beside one another."""
     units: list[Unit] = []
@@ -113,7 +118,7 @@ def plan(job: Job, job_id: str, found: Found) -> list[Unit]:
     for name, n in counts(job).items():
         spots = found.spots[name]
         chosen = [spots[i * min(len(spots), n) // n] for i in range(n)]
-        for a, b in chunks(n, job.scenarios_per_unit):
+        for a, b in chunks(n, job.unit_size()):
             index = len(units)
             units.append(Unit(f"{job_id}-{index:06d}", index, name, first + a, tuple(chosen[a:b])))
         first += n

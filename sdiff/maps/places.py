@@ -23,13 +23,19 @@ LIGHT_WORDS = ("go", "caution", "stop", "none")
 class Place:
     """An AV's pose on a map, with what the window says of it.
 
-    map_SE2_window: the window frame in the map. light_lanes: feature_id -> state at t0 (a word of LIGHT_STATES).
+    load_graph: gives the lanes of the map, which are read only where they are needed. map_SE2_window: the window frame
+    in the map. light_states: feature_id of a lane and the state of its signal at t0, a word of LIGHT_STATES.
     """
 
-    graph: LaneGraph
+    load_graph: Callable[[], LaneGraph]
     map_SE2_window: SE2
     ego_speed_mps: float = float("nan")
     light_states: tuple[tuple[str, str], ...] = ()
+
+    @cached_property
+    def graph(self) -> LaneGraph:
+        """The lanes of the map."""
+        return self.load_graph()
 
     @cached_property
     def lane(self) -> LanePosition | None:
