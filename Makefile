@@ -34,6 +34,7 @@ docs: setup
 bench: setup
 	$(BIN)/sdiff simulate --output out/bench --minutes 2 --regions 1
 	$(BIN)/python benchmarks/ingest.py sumo out/bench
+	$(BIN)/python benchmarks/sampling.py
 
 # Exact versions of all that pyproject.toml asks for, resolved anew. A local build of torch (+cpu) is not part of the pin.
 lock:

@@ -7,8 +7,10 @@ A run writes state.safetensors (all that a resumed run needs), loss.jsonl, loss.
 import json
 import logging
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -33,8 +35,11 @@ from sdiff.scene import BEV_PIXELS, MAP_CHANNELS
 from sdiff.view import training as pictures
 
 STAGES = ("autoencoder", "denoiser")
-LOG_EVERY = 20
+LOG_EVERY = 10
 SHUFFLE_ROWS = 4096
+SHUFFLE_SHARE = 4
+"""The shuffle buffer holds SHUFFLE_ROWS, of a small table this part: a run starts when it is full."""
+REPORT_S = 15.0
 SCALE_BATCHES = 64
 HELD_BACK = 96
 
@@ -56,6 +61,7 @@ class Run:
     minutes: float | None
     checkpoint_s: float
     threads: int
+    shuffle_rows: int
     facts: dict[str, Any]
 
     @property
@@ -84,11 +90,12 @@ def run(
     checkpoint_s: float = 120.0,
     report: Callable[[str], None] = print,
 ) -> dict[str, Any]:
-    """Train one stage on the train split of `windows` until its steps are done or `minutes` have passed.
+    """Train one stage on the train split of `windows` until its steps are done or `minutes` of training have passed.
 
-    config: a YAML file with the keys of sdiff.model.recipe.Recipe, or the name of a recipe. autoencoder: checkpoint of
-    the autoencoder that the denoiser works on; `<output>/model` unless given. Raises TrainError, tables.TableError,
-    checkpoint.CheckpointError.
+    Whichever comes first ends the schedule of the learning rate; the minutes before a kill count. config: a YAML file
+    with the keys of sdiff.model.recipe.Recipe, or the name of a recipe. autoencoder: checkpoint of the autoencoder that
+    the denoiser works on; `<output>/model` unless given.
+    Raises TrainError, tables.TableError, checkpoint.CheckpointError.
     """
     import ray
     import ray.data
@@ -108,12 +115,15 @@ def run(
             f"{windows} has {rows} windows in split train, expected at least {size * workers}; ingest more"
         )
     cores = os.cpu_count() or 1
-    told = Run(stage, recipe, windows, output, source, seed, minutes, checkpoint_s, max(1, cores // workers), facts)
+    shuffle_rows = max(size, min(SHUFFLE_ROWS, rows // SHUFFLE_SHARE // workers))
+    threads = max(1, cores // workers)
+    told = Run(stage, recipe, windows, output, source, seed, minutes, checkpoint_s, threads, shuffle_rows, facts)
     report(f"{stage}: recipe {recipe.name}, {rows:,} windows to train on, {told.config.steps:,} steps of {size}")
     if not ray.is_initialized():
         ray.init(
-            num_cpus=max(cores, workers + 1), include_dashboard=False, log_to_driver=True, logging_level=logging.WARNING
+            num_cpus=max(cores, workers + 1), include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR
         )
+    board = ray.remote(num_cpus=0)(Board).remote()
     ray.data.DataContext.get_current().enable_progress_bars = False
     fs, _ = storage.filesystem(paths[0])
     data = ray.data.read_parquet(
@@ -125,7 +135,7 @@ def run(
     data = data.map_batches(_training_rows_packed, batch_format="pyarrow", batch_size=64)
     trainer = TorchTrainer(
         _work,
-        train_loop_config={"run": told},
+        train_loop_config={"run": told, "board": board},
         scaling_config=ray.train.ScalingConfig(num_workers=workers, use_gpu=use_gpu),
         run_config=ray.train.RunConfig(
             name=f"{stage}-{os.getpid()}",
@@ -134,7 +144,8 @@ def run(
         ),
         datasets={"train": data},
     )
-    trainer.fit()
+    with _progress(told, board, report):
+        trainer.fit()
     lines = _read_log(told)
     return {"stage": stage, "model": storage.join(output, "model"), "steps": lines[-1]["step"], **lines[-1]}
 
@@ -190,17 +201,68 @@ def _maps(packed: np.ndarray) -> torch.Tensor:
     return out
 
 
+class Board:
+    """An actor that holds the last line a training has logged."""
+
+    def __init__(self) -> None:
+        self.line: dict[str, Any] = {}
+
+    def write(self, line: dict[str, Any]) -> None:
+        """Replace the line."""
+        self.line = line
+
+    def read(self) -> dict[str, Any]:
+        """The last line, empty before the first."""
+        return self.line
+
+
+@contextmanager
+def _progress(run: Run, board: Any, report: Callable[[str], None]) -> Iterator[None]:
+    """Report every REPORT_S how far the training is, while it runs."""
+    import ray
+
+    stop = threading.Event()
+
+    def watch() -> None:
+        said = 0
+        while not stop.wait(REPORT_S):
+            line = ray.get(board.read.remote())
+            if line.get("step", 0) > said:
+                said = line["step"]
+                report(_told(run, line))
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+def _told(run: Run, line: dict[str, Any]) -> str:
+    """A line of the log for people, with the time left."""
+    left_s = (run.config.steps - line["step"]) * run.config.batch_size / max(line["windows_per_s"], 0.1)
+    if run.minutes is not None:
+        left_s = max(0.0, min(left_s, 60 * run.minutes - line["seconds"]))
+    return (
+        f"{run.stage}: step {line['step']:,} of {run.config.steps:,}, loss {line['loss']:.3f}, "
+        f"{line['windows_per_s']:.1f} windows/s, waiting {line['waiting_share']:.0%}, "
+        f"{left_s // 60:.0f}:{left_s % 60:02.0f} left"
+    )
+
+
 def _ray_storage(output: str) -> str:
     fs, path = storage.filesystem(storage.join(output, "_ray"))
     return os.path.abspath(path) if storage.is_local(fs) else fs.unstrip_protocol(path)
 
 
-def _work(told: dict[str, Run]) -> None:
+def _work(told: dict[str, Any]) -> None:
     """One worker's whole run."""
     import ray.train
     import ray.train.torch
 
-    run = told["run"]
+    run: Run = told["run"]
     torch.set_num_threads(run.threads)
     device = ray.train.torch.get_device()
     first = ray.train.get_context().get_world_rank() == 0
@@ -217,7 +279,7 @@ def _work(told: dict[str, Run]) -> None:
         stage.fit_scale(scenes for _, (scenes, _) in zip(range(SCALE_BATCHES), batches, strict=False))
         state = TrainState(stage.trained, run.config)
     step = ray.train.torch.prepare_model(stage, move_to_device=False)
-    _loop(run, state, step, batches, autoencoder, device, first)
+    _loop(run, state, step, batches, autoencoder, device, told["board"] if first else None)
 
 
 def _build(run: Run) -> tuple[Autoencoder, AutoencoderStage | DenoiserStage]:
@@ -236,51 +298,57 @@ def _loop(
     batches: Iterator[tuple[SceneBatch, torch.Tensor]],
     autoencoder: Autoencoder,
     device: torch.device,
-    first: bool,
+    board: Any,
 ) -> None:
+    """Steps until the run ends. board: what the first worker writes its lines on, None for the others."""
     import ray.train
 
+    first = board is not None
     lines = _read_log(run) if first else []
     sums: dict[str, torch.Tensor] = {}
     began = saved = logged = time.monotonic()
     waited, since = 0.0, state.step
     spent_before = lines[-1]["seconds"] if lines else 0.0
     held_back = _held_back(run.windows) if first else None
-    while state.step < run.config.steps:
+    spent = _agree(_spent(run, spent_before))
+    while state.step < run.config.steps and spent < 1:
         asked = time.monotonic()
         scenes, maps = next(batches)
         waited += time.monotonic() - asked
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
             terms = step(scenes, maps)
-        state.update(terms["loss"])
+        state.update(terms["loss"], spent)
         for name, value in terms.items():
             sums[name] = sums.get(name, torch.zeros_like(value)) + value.detach()
-        now = time.monotonic()
-        # Every worker must take the same decision, so time ends a run only where the first worker says so below.
-        over = run.minutes is not None and now - began > 60 * run.minutes
         if state.step % LOG_EVERY == 0 or state.step == run.config.steps:
+            now = time.monotonic()
             line = {"step": state.step, "seconds": round(spent_before + now - began, 1)}
             line |= {name: round(float(value) / (state.step - since), 5) for name, value in sums.items()}
             line["waiting_share"] = round(waited / (now - began), 4)
             line["windows_per_s"] = round((state.step - since) * run.config.batch_size / (now - logged), 1)
             sums, since, logged = {}, state.step, now
             lines.append(line)
-            over = _agree(over)
-            if first and (over or now - saved > run.checkpoint_s or state.step == run.config.steps):
+            spent = _agree(_spent(run, line["seconds"]))
+            if first and (spent >= 1 or now - saved > run.checkpoint_s or state.step == run.config.steps):
                 _save(run, state, lines, autoencoder, held_back)
                 saved = time.monotonic()
+            if first:
+                board.write.remote(line)
             ray.train.report(line)
-            if over:
-                return
 
 
-def _agree(over: bool) -> bool:
-    """What the first worker thinks, told to all."""
+def _spent(run: Run, seconds: float) -> float:
+    """Share of the run's minutes that is over; 0 where steps alone end it."""
+    return 0.0 if run.minutes is None else seconds / (60 * run.minutes)
+
+
+def _agree(spent: float) -> float:
+    """What the first worker says, told to all: every worker must end, and lower the learning rate, at one step."""
     if not torch.distributed.is_initialized() or torch.distributed.get_world_size() == 1:
-        return over
-    flag = [over]
-    torch.distributed.broadcast_object_list(flag, src=0)
-    return bool(flag[0])
+        return spent
+    said = [spent]
+    torch.distributed.broadcast_object_list(said, src=0)
+    return float(said[0])
 
 
 def _batches(shard: Any, run: Run, step: int, device: torch.device) -> Iterator[tuple[SceneBatch, torch.Tensor]]:
@@ -292,7 +360,7 @@ def _batches(shard: Any, run: Run, step: int, device: torch.device) -> Iterator[
             batch_format="numpy",
             drop_last=True,
             prefetch_batches=4,
-            local_shuffle_buffer_size=SHUFFLE_ROWS,
+            local_shuffle_buffer_size=run.shuffle_rows,
             local_shuffle_seed=run.seed + step + epoch,
         ):
             yield scene_batch(batch).to(device), _maps(batch["map_bev"]).to(device)

@@ -12,10 +12,10 @@ from sdiff.geometry import box_corners, boxes_overlap
 from sdiff.model import checkpoint
 from sdiff.model.autoencoder import Autoencoder
 from sdiff.model.batch import T0, SceneBatch, pack, scene_batch
-from sdiff.model.blocks import AgentStem
+from sdiff.model.blocks import ImageStem
 from sdiff.model.conditioning import from_scenes, from_tokens
 from sdiff.model.detection import HEAD_CHANNELS, assign, detect, detection_loss, read_head
-from sdiff.model.draw import covered_pixels, painted
+from sdiff.model.draw import centred, covered_pixels, painted
 from sdiff.model.recipe import AutoencoderConfig, DenoiserConfig, Recipe, TrainConfig
 from sdiff.model.scenario_model import ScenarioModel, keyed_noise
 from sdiff.model.training import AutoencoderStage, TrainState
@@ -74,9 +74,36 @@ def test_the_image_drawn_in_training_is_the_image_in_the_table() -> None:
             assert np.quantile(away, 0.999) < 0.5 / 127 + 1e-4, name
 
 
-def test_the_stem_is_a_convolution_of_the_image() -> None:
+def test_a_cell_is_told_where_in_it_an_agent_stands() -> None:
+    agents = crowd(30, 1)
+    features, row, column = centred(scene_batch(pack([agents], max_agents=30)), 64)
+    assert torch.isfinite(features).all() and features.abs().max() < 8
+    x = 50 - (row[0] + 0.5 + features[0, :, 0] / 2) * 100 / 64
+    y = 50 - (column[0] + 0.5 + features[0, :, 1] / 2) * 100 / 64
+    assert x.numpy() == pytest.approx(agents.x_m[:, STEPS_PAST], abs=1e-4)
+    assert y.numpy() == pytest.approx(agents.y_m[:, STEPS_PAST], abs=1e-4)
+
+
+def test_the_latents_of_a_scene_are_the_sum_of_what_each_agent_writes() -> None:
+    autoencoder = Autoencoder(TINY.autoencoder)
+    agents = crowd(8, 5)
+
+    def written(which: np.ndarray) -> torch.Tensor:
+        with torch.no_grad():
+            return autoencoder.encode(scene_batch(pack([agents.take(which)]))).mean
+
+    empty = written(np.zeros(0, int))
+    alone = sum(written(np.array([i])) - empty for i in range(8))
+    assert torch.allclose(written(np.arange(8)) - empty, alone, atol=1e-4)
+    _, row, column = centred(scene_batch(pack([agents])), 64)
+    touched = (written(np.array([0])) != empty).any(1)[0].nonzero()
+    near = (touched - torch.tensor([(int(row[0, 0]) - 0.5) / 2, (int(column[0, 0]) - 0.5) / 2])).abs()
+    assert len(touched) <= 4 and (near < 1).all()
+
+
+def test_the_image_stem_is_a_convolution_of_the_image() -> None:
     scenes = scene_batch(pack([crowd(12, 3), crowd(5, 4)]))
-    stem = AgentStem(8)
+    stem = ImageStem(8)
     image = torch.from_numpy(dense_image(scenes)).permute(0, 3, 1, 2)
     weight = stem.weight.view(4, 4, -1, 8).permute(3, 2, 0, 1)
     expected = torch.nn.functional.silu(torch.nn.functional.conv2d(image, weight, stem.bias, stride=4))
@@ -121,9 +148,9 @@ def test_an_autoencoder_learns_a_scene_by_heart() -> None:
     autoencoder = Autoencoder(TINY.autoencoder)
     stage, state = (
         AutoencoderStage(autoencoder),
-        TrainState(autoencoder, TrainConfig(steps=150, learning_rate=6e-3, warmup=10)),
+        TrainState(autoencoder, TrainConfig(steps=80, warmup=10)),
     )
-    for _ in range(150):
+    for _ in range(80):
         state.update(stage(scenes, image)["loss"])
     with torch.no_grad():
         found = detect(autoencoder.decode(autoencoder.encode(scenes).mean, image))[0]

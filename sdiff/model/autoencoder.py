@@ -7,11 +7,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sdiff.model.batch import SceneBatch
-from sdiff.model.blocks import AgentStem, MapTower, ResBlock
+from sdiff.model.blocks import CellNorm, CentreStem, ImageStem, MapTower, ResBlock
 from sdiff.model.detection import HEAD_CHANNELS
 from sdiff.model.recipe import AutoencoderConfig
 
 LATENT_CELLS = 32
+LATENT_GAIN = 16.0
+"""Brings what one agent writes from the size of fresh weights to about one."""
+LOG_VARIANCE_START = -3.0
+"""Of the posterior's noise: it starts below the signal, else nothing gets through."""
+STEMS: dict[str, type[nn.Module]] = {"centres": CentreStem, "image": ImageStem}
 
 
 class Posterior(NamedTuple):
@@ -30,41 +35,43 @@ class Posterior(NamedTuple):
 
 
 class Autoencoder(nn.Module):
-    """Encoder E(agent image) and decoder D(z, map); Scenario Diffusion, section 3 (arXiv 2311.02738).
+    """Encoder E(agents) and decoder D(z, map); Scenario Diffusion, section 3 (arXiv 2311.02738).
 
-    Differs from it in the stem (full resolution is left at once) and in the head (class, centre offset and log size,
-    so that agents smaller than a cell have a representation).
+    Differs from it in the stem (agents come in at their centres; as an image, full resolution is left at once) and in
+    the head (class, centre offset and log size, so that agents smaller than a cell have a representation).
     """
 
     def __init__(self, config: AutoencoderConfig) -> None:
         super().__init__()
         c, w = config.latent_channels, config.width
         self.config = config
+        # Linear after the stem: a scene's latents are the sum of what each of its agents writes into 2 x 2 cells.
         self.encoder = nn.Sequential(
-            AgentStem(32),
-            nn.Conv2d(32, w, 3, stride=2, padding=1),
-            *[ResBlock(w, w) for _ in range(config.blocks)],
-            nn.GroupNorm(8, w),
-            nn.SiLU(),
-            nn.Conv2d(w, 2 * c, 1),
+            STEMS[config.stem](w),
+            *[ResBlock(w, w, norm=CellNorm) for _ in range(config.encoder_blocks)],
+            nn.Conv2d(w, 2 * c, 4, stride=2, padding=1),
         )
         self.map_tower = MapTower(config.map_width)
         self.widen = nn.Conv2d(c, w, 3, padding=1)
         self.merge = nn.Conv2d(w + config.map_width, w, 1)
-        self.decoder = nn.Sequential(*[ResBlock(w, w) for _ in range(config.decoder_blocks)], nn.GroupNorm(8, w))
+        self.decoder = nn.Sequential(
+            *[ResBlock(w, w, norm=CellNorm) for _ in range(config.decoder_blocks)], CellNorm(w)
+        )
         self.up = nn.Conv2d(w, 4 * w, 1)
+        self.direct = nn.Conv2d(c, 4 * HEAD_CHANNELS, 3, padding=1)  # what is a number in z need not be learned as one
+        nn.init.zeros_(self.direct.weight)
         self.head = nn.Sequential(nn.Conv2d(w, w, 1), nn.SiLU(), nn.Conv2d(w, HEAD_CHANNELS, 1))
         bias = self.head[-1].bias
         assert isinstance(bias, Tensor)
         nn.init.constant_(bias[0], -5.0)  # few cells hold a box: start there
 
     def encode(self, scenes: SceneBatch) -> Posterior:
-        """The scenes' agent images to the posterior over latents."""
-        mean, log_variance = self.encoder(scenes).chunk(2, 1)
-        return Posterior(mean, log_variance.clamp(-12, 4))
+        """The scenes' agents to the posterior over latents."""
+        mean, log_variance = (LATENT_GAIN * self.encoder(scenes)).chunk(2, 1)
+        return Posterior(mean, (log_variance + LOG_VARIANCE_START).clamp(-12, 4))
 
     def decode(self, z: Tensor, map_bev: Tensor) -> Tensor:
         """Latents (B, C, 32, 32) and map image to the head's output (B, HEAD_CHANNELS, 64, 64)."""
         h = self.merge(torch.cat([self.widen(z), self.map_tower(map_bev)], 1))
         h = F.silu(F.pixel_shuffle(self.up(F.silu(self.decoder(h))), 2))
-        return self.head(h)
+        return self.head(h) + F.pixel_shuffle(self.direct(z), 2)

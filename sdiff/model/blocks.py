@@ -1,22 +1,46 @@
 """Layers that autoencoder and denoiser share."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sdiff.model.batch import SceneBatch
-from sdiff.model.draw import IMAGE_CHANNELS, covered_pixels, painted
+from sdiff.model.draw import CENTRE_FEATURES, IMAGE_CHANNELS, centred, covered_pixels, painted
 from sdiff.scene import BEV_PIXELS, MAP_CHANNELS, SIGNED_MAP_CHANNELS
+
+STEM_CELLS = BEV_PIXELS // 4
+
+
+class GroupNorm(nn.GroupNorm):
+    """Of eight groups."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__(8, width)
+
+
+class CellNorm(nn.Module):
+    """Channels (B, C, H, W) over their root mean square in each cell.
+
+    A norm over the whole image would read an agent differently where there are more others.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * torch.rsqrt(x.pow(2).mean(1, keepdim=True) + 1e-5)
 
 
 class ResBlock(nn.Module):
     """Two 3 x 3 convolutions with a shortcut; `emb` (B, emb_width), if any, scales and shifts between them."""
 
-    def __init__(self, c_in: int, c_out: int, emb_width: int = 0) -> None:
+    def __init__(self, c_in: int, c_out: int, emb_width: int = 0, norm: Callable[[int], nn.Module] = GroupNorm) -> None:
         super().__init__()
-        self.norm1 = nn.GroupNorm(8, c_in)
+        self.norm1 = norm(c_in)
         self.conv1 = nn.Conv2d(c_in, c_out, 3, padding=1)
-        self.norm2 = nn.GroupNorm(8, c_out)
+        self.norm2 = norm(c_out)
         self.conv2 = nn.Conv2d(c_out, c_out, 3, padding=1)
         self.skip = nn.Conv2d(c_in, c_out, 1) if c_in != c_out else nn.Identity()
         self.film = nn.Linear(emb_width, 2 * c_out) if emb_width else None
@@ -30,7 +54,29 @@ class ResBlock(nn.Module):
         return self.skip(x_BCHW) + self.conv2(F.silu(h))
 
 
-class AgentStem(nn.Module):
+class CentreStem(nn.Module):
+    """Agents as vectors, each added to the cell that holds its centre: (B, width, 64, 64).
+
+    Learns several times faster than the drawn image: where a box lies within its cell, how long it is and which way it
+    points are numbers here, and there questions of counting pixels.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.vector = nn.Sequential(nn.Linear(CENTRE_FEATURES, 96), nn.SiLU(), nn.Linear(96, width))
+        self.plain = nn.Linear(CENTRE_FEATURES, width)
+
+    def forward(self, scenes: SceneBatch) -> Tensor:
+        features, row, column = centred(scenes, STEM_CELLS)
+        scene = torch.nonzero(scenes.real, as_tuple=True)[0]
+        cell = (scene * STEM_CELLS + row[scenes.real]) * STEM_CELLS + column[scenes.real]
+        told = features[scenes.real]
+        told = self.vector(told) + self.plain(told)
+        h = told.new_zeros(len(scenes.real) * STEM_CELLS**2, told.shape[-1]).index_add(0, cell, told)
+        return h.view(-1, STEM_CELLS, STEM_CELLS, h.shape[-1]).permute(0, 3, 1, 2).contiguous()
+
+
+class ImageStem(nn.Module):
     """A 4 x 4 convolution of stride 4 on the agent image, summed over covered pixels alone: (B, width, 64, 64)."""
 
     def __init__(self, width: int) -> None:
@@ -41,7 +87,7 @@ class AgentStem(nn.Module):
     def forward(self, scenes: SceneBatch) -> Tensor:
         pixels = covered_pixels(scenes)
         b, m = scenes.real.shape
-        side, width = BEV_PIXELS // 4, len(self.bias)
+        side, width = STEM_CELLS, len(self.bias)
         # What each agent adds to a cell from each of the cell's 16 pixels: (B, M, 16, width).
         adds = torch.einsum("bmc,kcw->bmkw", painted(scenes), self.weight)
         place = pixels.row % 4 * 4 + pixels.column % 4

@@ -14,6 +14,8 @@ from sdiff.scene import TOKEN_NUMBERS, AgentTokens, SceneToken
 
 LATENT_CELLS = 32
 P_MASK_BINS = 10
+EGO_AT_ORIGIN_M = 0.01
+"""A window's origin is its ego's centre."""
 SPEED_SCALE_MPS = 10.0
 SIZE_SCALE_M = 5.0
 _GROUPS = (
@@ -78,9 +80,10 @@ def from_tokens(tokens: Sequence[AgentTokens], scene: Sequence[SceneToken], max_
 def from_scenes(scenes: SceneBatch, generator: torch.Generator | None = None) -> Conditions:
     """Conditions for training, drawn from the scenes themselves.
 
-    p_mask = 0 for 40 % of the scenes, uniform for the rest; each agent's token is dropped with probability p_mask. Of
-    the tokens that stay, half are whole; in the others each group of features is dropped with probability one half.
-    Scene features are dropped with probability one half each.
+    p_mask = 0 for 40 % of the scenes, uniform for the rest; each agent's token is dropped with probability p_mask, but
+    the ego's stays in half of the scenes: who generates freely still says where the AV is. Of the tokens that stay,
+    half are whole; in the others each group of features is dropped with probability one half. Scene features are
+    dropped with probability one half each.
     """
 
     def rand(*shape: int) -> Tensor:
@@ -102,7 +105,8 @@ def from_scenes(scenes: SceneBatch, generator: torch.Generator | None = None) ->
     }
     numbers = torch.stack([columns[name] for name in TOKEN_NUMBERS], -1)
     p_mask = torch.where(rand(b) < 0.4, torch.zeros(b, device=pose.device), rand(b))
-    used = scenes.real & (rand(b, m) >= p_mask[:, None])
+    is_ego = pose[..., :2].abs().amax(-1) < EGO_AT_ORIGIN_M
+    used = scenes.real & ((rand(b, m) >= p_mask[:, None]) | (is_ego & (rand(b, 1) < 0.5)))
     whole = rand(b, m) < 0.5
     given = torch.ones_like(numbers, dtype=torch.bool)
     for group in (*_GROUPS, ("length_m", "width_m")):

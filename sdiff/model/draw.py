@@ -1,6 +1,7 @@
-"""The agent image as the pixels that boxes cover: equal to `raster.agent_bev`, sparse, on any device.
+"""Agents as an encoder sees them, sparse, on any device: the pixels that boxes cover, or a vector at each centre.
 
-A box covers some 50 of 65,536 pixels, so the image itself is never laid out: what reads it sums over covered pixels.
+The covered pixels are those of `raster.agent_bev`. A box covers some 50 of 65,536, so the image itself is never laid
+out: what reads it sums over them.
 """
 
 from typing import NamedTuple
@@ -14,6 +15,9 @@ from sdiff.scene import BEV_PIXELS, DISPLACEMENT_SCALE_M
 
 IMAGE_CHANNELS = 3 + len(KINDS) + 2 * (len(TIMES_S) - 1)
 """occupancy, sin, cos, one channel per kind, then dx, dy per waypoint."""
+CENTRE_FEATURES = 2 + 2 + 2 + len(KINDS) + 5 * (len(TIMES_S) - 1)
+"""offset in the cell; sin, cos; log length, width; kinds; per waypoint dx, dy, sin and 1 - cos of the turn, seen."""
+CENTRE_STEP_M = 10.0
 _PATCH = 56  # pixels a side; covers a box of 21 m in any direction, the middle of a longer one
 
 
@@ -61,3 +65,29 @@ def painted(scenes: SceneBatch) -> Tensor:
     kind = torch.nn.functional.one_hot(scenes.kind, len(KINDS)).to(v.dtype)
     plain = torch.stack([torch.ones_like(heading), heading.sin(), heading.cos()], -1)
     return torch.cat([plain, kind, v], -1)
+
+
+def centred(scenes: SceneBatch, cells: int) -> tuple[Tensor, Tensor, Tensor]:
+    """What a cell of a `cells` x `cells` grid is told of the agent whose centre it holds.
+
+    Features (B, M, CENTRE_FEATURES) float32, of order 1; row and column (B, M) int64.
+    """
+    pose = scenes.pose[:, :, T0]
+    at = (WINDOW_M / 2 - pose[..., :2]) * (cells / WINDOW_M)
+    cell = at.floor().clamp(0, cells - 1)
+    others = [i for i in range(len(TIMES_S)) if i != T0]
+    step = (scenes.pose[:, :, others, :2] - pose[:, :, None, :2]) / CENTRE_STEP_M
+    turn = scenes.pose[:, :, others, 2] - pose[..., 2:]
+    heading = pose[..., 2]
+    parts = [
+        2 * (at - cell) - 1,
+        torch.stack([heading.sin(), heading.cos()], -1),
+        scenes.size.clamp(min=0.1).log(),
+        torch.nn.functional.one_hot(scenes.kind, len(KINDS)).to(at.dtype),
+        step.flatten(2),
+        turn.sin(),
+        1 - turn.cos(),
+        scenes.seen[:, :, others].to(at.dtype),
+    ]
+    row, column = cell.long().unbind(-1)
+    return torch.cat(parts, -1), row, column

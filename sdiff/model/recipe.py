@@ -8,14 +8,18 @@ from sdiff.scene import WAYPOINTS_S
 
 @dataclass(frozen=True)
 class AutoencoderConfig:
-    """Widths of the autoencoder. The latent has `latent_channels` x 32 x 32, the detection grid 64 x 64 cells."""
+    """Widths of the autoencoder. The latent has `latent_channels` x 32 x 32, the detection grid 64 x 64 cells.
 
+    stem: how agents come in: `centres`, a vector at the cell of each one's centre, or `image`, their drawn boxes.
+    """
+
+    stem: str = "centres"
     latent_channels: int = 8
     width: int = 64
-    map_width: int = 48
-    blocks: int = 1
-    decoder_blocks: int = 1
-    kl_weight: float = 0.01
+    map_width: int = 24
+    encoder_blocks: int = 0
+    decoder_blocks: int = 2
+    kl_weight: float = 0.05
 
 
 @dataclass(frozen=True)
@@ -30,17 +34,21 @@ class DenoiserConfig:
     token_width: int = 96
     heads: int = 4
     sigma_data: float = 0.5
-    log_sigma_mean: float = -0.5
-    log_sigma_std: float = 1.2
+    log_sigma_mean: float = 0.0
+    log_sigma_std: float = 1.3
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Schedule of one stage: the learning rate rises over `warmup` steps, then falls as a cosine to a tenth."""
+    """Schedule of one stage: the learning rates rise over `warmup` steps, then fall linearly to the end.
+
+    learning_rate: of vectors (Adam). matrix_learning_rate: of matrices and convolutions (Muon).
+    """
 
     steps: int = 3000
     batch_size: int = 16
     learning_rate: float = 2e-3
+    matrix_learning_rate: float = 8e-3
     weight_decay: float = 1e-5
     warmup: int = 100
     ema: float = 0.999
@@ -55,7 +63,7 @@ class Recipe:
     autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
     denoiser: DenoiserConfig = field(default_factory=DenoiserConfig)
     train_autoencoder: TrainConfig = field(default_factory=TrainConfig)
-    train_denoiser: TrainConfig = field(default_factory=lambda: TrainConfig(steps=4500, learning_rate=1e-3))
+    train_denoiser: TrainConfig = field(default_factory=lambda: TrainConfig(steps=4500))
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON values."""

@@ -11,7 +11,10 @@ from sdiff.model.batch import SceneBatch
 from sdiff.model.conditioning import from_scenes
 from sdiff.model.denoiser import Denoiser, denoising_loss
 from sdiff.model.detection import detection_loss, read_head
+from sdiff.model.muon import Muon
 from sdiff.model.recipe import TrainConfig
+
+_MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 class AutoencoderStage(nn.Module):
@@ -63,18 +66,21 @@ class TrainState:
     average: dict[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.optimizer = torch.optim.AdamW(
+        self.optimizer = Muon(
             self.trained.parameters(),
             lr=self.config.learning_rate,
+            matrix_lr=self.config.matrix_learning_rate,
             weight_decay=self.config.weight_decay,
-            betas=(0.9, 0.99),
         )
         self.average = {k: v.detach().clone() for k, v in self.trained.state_dict().items()}
 
-    def update(self, loss: Tensor) -> float:
-        """One optimizer step on `loss`; returns the norm of the gradient before it was clipped to 1."""
+    def update(self, loss: Tensor, spent: float = 0.0) -> float:
+        """One optimizer step on `loss`; returns the norm of the gradient before it was clipped to 1.
+
+        spent: share of the run's time that is over, where time and not steps may end it: the schedule follows it then.
+        """
         for group in self.optimizer.param_groups:
-            group["lr"] = self.config.learning_rate * schedule(self.step, self.config)
+            group["lr"] = group["initial_lr"] * schedule(self.step, self.config, spent)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(self.trained.parameters(), 1.0)
@@ -92,10 +98,8 @@ class TrainState:
         out = {f"model.{k}": v for k, v in self.trained.state_dict().items()}
         out |= {f"average.{k}": v for k, v in self.average.items()}
         for name, parameter in self.trained.named_parameters():
-            moments = self.optimizer.state.get(parameter)
-            if moments:
-                out[f"exp_avg.{name}"] = moments["exp_avg"]
-                out[f"exp_avg_sq.{name}"] = moments["exp_avg_sq"]
+            moments = self.optimizer.state.get(parameter, {})
+            out |= {f"{kind}.{name}": moments[kind] for kind in _MOMENTS if kind in moments}
         return {k: v.detach().cpu().contiguous() for k, v in out.items()}
 
     def restore(self, step: int, tensors: dict[str, Tensor]) -> None:
@@ -104,22 +108,17 @@ class TrainState:
         self.trained.load_state_dict(_under("model.", tensors))
         device = next(self.trained.parameters()).device
         self.average = {k: v.to(device) for k, v in _under("average.", tensors).items()}
-        first, second = _under("exp_avg.", tensors), _under("exp_avg_sq.", tensors)
+        saved = {kind: _under(f"{kind}.", tensors) for kind in _MOMENTS}
         for name, parameter in self.trained.named_parameters():
-            if name in first:
-                self.optimizer.state[parameter] = {
-                    "step": torch.tensor(float(step)),
-                    "exp_avg": first[name].to(device),
-                    "exp_avg_sq": second[name].to(device),
-                }
+            moments = {kind: saved[kind][name].to(device) for kind in _MOMENTS if name in saved[kind]}
+            if moments:
+                self.optimizer.state[parameter] = {"step": torch.tensor(float(step)), **moments}
 
 
-def schedule(step: int, config: TrainConfig) -> float:
-    """Factor on the learning rate: linear warm-up, then a cosine down to a tenth."""
-    if step < config.warmup:
-        return (step + 1) / config.warmup
-    done = min(1.0, (step - config.warmup) / max(1, config.steps - config.warmup))
-    return 0.55 + 0.45 * float(torch.cos(torch.tensor(torch.pi * done)))
+def schedule(step: int, config: TrainConfig, spent: float = 0.0) -> float:
+    """Factor on the learning rates: a linear rise over the warm-up, then a linear fall to nothing at the end."""
+    done = max(step / config.steps, spent)
+    return min((step + 1) / config.warmup, max(1 - done, 0.02))
 
 
 def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -1,0 +1,102 @@
+"""Training on Ray: both stages on a real table, one worker and two, killed and resumed."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from crossroads import write_windows
+
+from sdiff.model import checkpoint
+from sdiff.scene import MAP_CHANNELS, AgentTokens, SceneToken
+
+RECIPE = """
+name: tiny
+autoencoder: {latent_channels: 4, width: 16, map_width: 16, decoder_blocks: 1}
+denoiser: {widths: [16, 16, 16], map_width: 16, token_width: 16, heads: 2}
+train_autoencoder: {steps: 60, batch_size: 4, warmup: 5}
+train_denoiser: {steps: 20, batch_size: 4, warmup: 5}
+"""
+
+TRAIN = """
+import sys
+from pipelines import train
+stage, windows, output, recipe, workers = sys.argv[1:]
+train.run(stage, windows, output, recipe, workers=int(workers), checkpoint_s=0)
+"""
+
+
+@pytest.fixture(scope="module")
+def windows(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return write_windows(tmp_path_factory.mktemp("windows"))
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = tmp_path_factory.mktemp("recipe") / "tiny.yaml"
+    path.write_text(RECIPE)
+    return str(path)
+
+
+def start(stage: str, windows: str, output: Path, recipe: str, workers: int = 1) -> "subprocess.Popen[bytes]":
+    """A training of its own, as a user starts one."""
+    return subprocess.Popen(
+        [sys.executable, "-c", TRAIN, stage, windows, str(output), recipe, str(workers)],
+        env={**os.environ, "RAY_TMPDIR": f"/tmp/ray-sdiff-train-{os.getpid()}", "RAY_worker_niceness": "0"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
+
+
+def finish(job: "subprocess.Popen[bytes]") -> None:
+    _, errors = job.communicate(timeout=300)
+    assert job.returncode == 0, errors.decode()
+
+
+def steps_logged(output: Path, stage: str) -> list[int]:
+    file = output / stage / "loss.jsonl"
+    return [json.loads(line)["step"] for line in file.read_text().splitlines()] if file.exists() else []
+
+
+@pytest.fixture(scope="module")
+def killed_and_resumed(windows: str, recipe: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[int]]:
+    """Output of an autoencoder's training that was killed, and run again; and the steps logged before the kill."""
+    output = tmp_path_factory.mktemp("training")
+    job = start("autoencoder", windows, output, recipe)
+    deadline = time.monotonic() + 300
+    while not steps_logged(output, "autoencoder") and time.monotonic() < deadline:
+        assert job.poll() is None, job.stderr.read().decode() if job.stderr else ""
+        time.sleep(0.02)
+    os.killpg(job.pid, signal.SIGKILL)
+    job.communicate()
+    before = steps_logged(output, "autoencoder")
+    finish(start("autoencoder", windows, output, recipe))
+    return output, before
+
+
+def test_a_killed_training_goes_on_from_its_last_state(killed_and_resumed: tuple[Path, list[int]]) -> None:
+    output, before = killed_and_resumed
+    assert before and before[-1] < 60, "killed in the middle"
+    assert steps_logged(output, "autoencoder") == [10, 20, 30, 40, 50, 60]
+    step, _ = checkpoint.read_state(str(output / "autoencoder" / "state.safetensors"))
+    assert step == 60
+    assert {p.name for p in (output / "autoencoder").iterdir()} >= {"loss.png", "samples.png"}
+
+
+def test_both_stages_make_a_model_that_samples(
+    killed_and_resumed: tuple[Path, list[int]], windows: str, recipe: str
+) -> None:
+    output, _ = killed_and_resumed
+    finish(start("denoiser", windows, output, recipe, workers=2))
+    assert steps_logged(output, "denoiser") == [10, 20]
+    model = checkpoint.load(str(output / "model"))
+    assert float(model.denoiser.latent_scale.std()) > 0  # fitted to the latents of these windows
+    maps = np.zeros((1, len(MAP_CHANNELS), 256, 256), np.uint8)
+    scenes = model.sample(maps, [AgentTokens.unspecified(0)], [SceneToken()], [(0, "a", 0)], steps=2)
+    assert len(scenes) == 1
