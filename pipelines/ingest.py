@@ -197,9 +197,12 @@ def _progress(output: str, sources: int) -> Iterator[None]:
     before = len(storage.objects(folder, DONE))
 
     def watch() -> None:
+        said = (0, 0)
         while not stop.wait(10):
-            done, objects = len(storage.objects(folder, DONE)) - before, len(storage.objects(windows_uri))
-            _log.info("%d sources: %d slices done, %d objects of windows in the table", sources, done, objects)
+            now = len(storage.objects(folder, DONE)) - before, len(storage.objects(windows_uri))
+            if now != said:
+                _log.info("%d sources: %d slices done, %d objects of windows in the table", sources, *now)
+            said = now
 
     thread = threading.Thread(target=watch, daemon=True)
     thread.start()

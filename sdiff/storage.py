@@ -19,7 +19,7 @@ def _explained(uri: str, what: str) -> Iterator[None]:
         yield
     except StorageError:
         raise
-    except OSError as error:
+    except Exception as error:  # every object store's client has errors of its own, and no base in common
         raise StorageError(
             f"cannot {what} {uri}: {error}; check that it exists and that you may {what} there"
         ) from error

@@ -97,3 +97,8 @@ def test_a_missing_object_is_named(place: str) -> None:
     with pytest.raises(storage.StorageError) as error:
         storage.read_bytes(uri)
     assert f"cannot read {uri}" in str(error.value)
+
+
+def test_a_kind_of_place_that_nobody_knows_is_named() -> None:
+    with pytest.raises(storage.StorageError, match="cannot read nowhere://bucket/key: .*nowhere"):
+        storage.read_bytes("nowhere://bucket/key")
