@@ -8,9 +8,10 @@ import json
 import platform
 
 import numpy as np
+import pyarrow.parquet as pq
 import torch
 
-from sdiff import tables
+from sdiff import storage
 from sdiff.columns import agents_from_arrow
 from sdiff.metrics.detection import Reconstruction, reconstruction
 from sdiff.model import checkpoint
@@ -24,19 +25,21 @@ def main() -> None:
     parser.add_argument("--model")
     parser.add_argument("--limit", type=int, default=1000)
     options = parser.parse_args()
-    model = checkpoint.load(options.model)
-    ids = tables.read(options.windows, "windows", columns=["window_id", "split"])
-    held_back = np.flatnonzero(np.array(ids["split"].to_pylist()) == "val")
-    spread = held_back[np.linspace(0, len(held_back) - 1, min(options.limit, len(held_back))).astype(int)]
-    dataset = tables.dataset(options.windows, "windows")
-    total = Reconstruction.none()
-    for i in range(0, len(spread), 64):
-        rows = dataset.take(spread[i : i + 64], columns=["map_bev", "agents"])
+    uri = options.model or checkpoint.shipped()
+    autoencoder, _ = checkpoint.load_autoencoder(uri)
+    objects = storage.objects(storage.table_uri(options.windows, "windows"))
+    share = -(-options.limit // len(objects))
+    total, count = Reconstruction.none(), 0
+    for uri in objects:
+        fs, path = storage.filesystem(uri)
+        rows = pq.read_table(path, filesystem=fs, columns=["map_bev", "agents"], filters=[("split", "=", "val")])
+        rows = rows.take(np.linspace(0, len(rows) - 1, min(share, len(rows))).astype(int)).combine_chunks()
         true = agents_from_arrow(rows["agents"])
-        maps = np.stack([np.frombuffer(b.as_buffer(), np.uint8) for b in rows["map_bev"].combine_chunks()])
-        made = reconstruct(model, true, maps.reshape(-1, len(MAP_CHANNELS), BEV_PIXELS, BEV_PIXELS))
+        maps = [np.frombuffer(b.as_buffer(), np.uint8) for b in rows["map_bev"]]
+        made = reconstruct(autoencoder, true, np.array(maps).reshape(-1, len(MAP_CHANNELS), BEV_PIXELS, BEV_PIXELS))
         total = sum((reconstruction(a, b) for a, b in zip(true, made, strict=True)), total)
-    facts = {"windows": len(spread), "model": model.model_id, "torch": torch.__version__, "machine": platform.machine()}
+        count += len(rows)
+    facts = {"windows": count, "model": uri, "torch": torch.__version__, "machine": platform.machine()}
     print(json.dumps({**facts, **total.summary()}, indent=1))
 
 

@@ -34,8 +34,8 @@ class DenoiserConfig:
     token_width: int = 96
     heads: int = 4
     sigma_data: float = 0.5
-    log_sigma_mean: float = 0.0
-    log_sigma_std: float = 1.3
+    log_sigma_mean: float = -0.8
+    log_sigma_std: float = 1.4
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Recipe:
     autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
     denoiser: DenoiserConfig = field(default_factory=DenoiserConfig)
     train_autoencoder: TrainConfig = field(default_factory=TrainConfig)
-    train_denoiser: TrainConfig = field(default_factory=lambda: TrainConfig(steps=4500))
+    train_denoiser: TrainConfig = field(default_factory=lambda: TrainConfig(steps=4500, matrix_learning_rate=5e-3))
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON values."""

@@ -9,6 +9,7 @@ import torch
 from sdiff.columns import agents_from_arrow
 from sdiff.geometry import SE2
 from sdiff.metrics.detection import Reconstruction, reconstruction
+from sdiff.model.autoencoder import Autoencoder
 from sdiff.model.batch import pack, scene_batch
 from sdiff.model.detection import detect
 from sdiff.model.scenario_model import ScenarioModel, to_agents
@@ -35,7 +36,7 @@ def samples(model: ScenarioModel, stage: str, held_back: pa.Table) -> tuple[byte
     maps = np.stack(blobs).reshape(-1, len(MAP_CHANNELS), BEV_PIXELS, BEV_PIXELS)
     figures: dict[str, float] = {}
     if stage == "autoencoder":
-        made = reconstruct(model, true, maps)
+        made = reconstruct(model.autoencoder, true, maps)
         total = sum((reconstruction(a, b) for a, b in zip(true, made, strict=True)), Reconstruction.none())
         figures = {k: round(v, 4) for k, v in total.summary().items() if isinstance(v, float)}
     else:
@@ -53,12 +54,12 @@ def samples(model: ScenarioModel, stage: str, held_back: pa.Table) -> tuple[byte
 
 
 @torch.inference_mode()
-def reconstruct(model: ScenarioModel, true: list[Agents], maps: np.ndarray, batch: int = 16) -> list[Agents]:
+def reconstruct(autoencoder: Autoencoder, true: list[Agents], maps: np.ndarray, batch: int = 16) -> list[Agents]:
     """What comes back of scenes through the autoencoder, at the mean of the posterior."""
     made: list[Agents] = []
     for i in range(0, len(true), batch):
         scenes = scene_batch(pack(true[i : i + batch]))
-        head = model.autoencoder.decode(model.autoencoder.encode(scenes).mean, torch.as_tensor(maps[i : i + batch]))
+        head = autoencoder.decode(autoencoder.encode(scenes).mean, torch.as_tensor(maps[i : i + batch]))
         made += [to_agents(found) for found in detect(head)]
     return made
 
