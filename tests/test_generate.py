@@ -121,6 +121,13 @@ def test_another_seed_gives_other_scenarios(
     assert speeds[0] != speeds[1]
 
 
+def test_a_condition_from_the_command_line_chooses_the_places(windows: str, job_file: str, tmp_path: Path) -> None:
+    run(job_file, windows, tmp_path / "out", count=4, where="log_id = 'log1'")
+    chosen = set(tables.read(str(tmp_path / "out"), "scenarios", ["window_id"])["window_id"].to_pylist())
+    logs = {w["window_id"]: w["log_id"] for w in tables.read(windows, "windows", ["window_id", "log_id"]).to_pylist()}
+    assert {logs[w] for w in chosen} == {"log1"}
+
+
 def test_only_missing_units_are_made(
     made: tuple[Path, dict[str, object]], windows: str, job_file: str, tmp_path: Path
 ) -> None:

@@ -63,9 +63,10 @@ class Job:
     scenarios_per_unit: int | None = None
     batch: int = 16
 
-    def with_options(self, **options: Any) -> "Job":
+    def with_options(self, where: str | None = None, **options: Any) -> "Job":
         """The job with the options that are not None in place of what its file says."""
-        return replace(self, **{k: v for k, v in options.items() if v is not None})
+        places = self.places if where is None else replace(self.places, where=where)
+        return replace(self, places=places, **{k: v for k, v in options.items() if v is not None})
 
     def unit_size(self) -> int:
         """Scenarios per unit: as written, or from one batch in a small job to UNIT_MOST in a large one."""

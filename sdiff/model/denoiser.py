@@ -114,12 +114,20 @@ class Denoiser(nn.Module):
         return self.last(h0)
 
 
-def denoising_loss(model: Denoiser, latents: Tensor, map_bev: Tensor, conditions: Conditions) -> Tensor:
-    """EDM's weighted squared error of the denoised latents, a scalar (Karras et al. 2022, equation 2)."""
+class Denoised(NamedTuple):
+    """What a training step gives: a scalar loss, the noise levels (B,) and the estimates (B, C, 32, 32)."""
+
+    loss: Tensor
+    sigma: Tensor
+    scaled: Tensor
+
+
+def denoising_loss(model: Denoiser, latents: Tensor, map_bev: Tensor, conditions: Conditions) -> Denoised:
+    """EDM's weighted squared error of the denoised latents (Karras et al. 2022, equation 2), at random noise levels."""
     config = model.config
     clean = model.scale(latents)
     sigma = torch.exp(config.log_sigma_mean + config.log_sigma_std * torch.randn(len(clean), device=clean.device))
     noisy = clean + sigma[:, None, None, None] * torch.randn_like(clean)
     denoised = model(noisy, sigma, model.context(map_bev, conditions))
     weight = (sigma**2 + config.sigma_data**2) / (sigma * config.sigma_data) ** 2
-    return (weight[:, None, None, None] * (denoised - clean) ** 2).mean()
+    return Denoised((weight[:, None, None, None] * (denoised - clean) ** 2).mean(), sigma, denoised)

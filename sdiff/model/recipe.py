@@ -27,6 +27,7 @@ class DenoiserConfig:
     """Widths of the U-Net at 32 x 32, 16 x 16 and 8 x 8, and of the tokens.
 
     sigma_data: standard deviation of the scaled latents. log_sigma_mean, log_sigma_std: of the training noise.
+    decoded_weight: of the loss on decoded boxes beside that on latents.
     """
 
     widths: tuple[int, int, int] = (48, 96, 144)
@@ -36,6 +37,7 @@ class DenoiserConfig:
     sigma_data: float = 0.5
     log_sigma_mean: float = -0.8
     log_sigma_std: float = 1.4
+    decoded_weight: float = 0.1
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,7 @@ class Recipe:
     autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
     denoiser: DenoiserConfig = field(default_factory=DenoiserConfig)
     train_autoencoder: TrainConfig = field(default_factory=TrainConfig)
-    train_denoiser: TrainConfig = field(default_factory=lambda: TrainConfig(steps=4500, matrix_learning_rate=5e-3))
+    train_denoiser: TrainConfig = field(default_factory=lambda: TrainConfig(steps=4500))
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON values."""

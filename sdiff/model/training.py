@@ -32,7 +32,12 @@ class AutoencoderStage(nn.Module):
 
 
 class DenoiserStage(nn.Module):
-    """Loss of the denoiser on the latents of the frozen autoencoder."""
+    """Loss of the denoiser on the latents of the frozen autoencoder, and on what they decode to.
+
+    The squared error of latents counts all their directions alike; a heading that is a little off costs little there
+    and much on the road. So the loss of the autoencoder is added on the estimates at noise below sigma_data, where
+    there is one right answer (Scenario Diffusion's decoded loss).
+    """
 
     def __init__(self, denoiser: Denoiser, autoencoder: Autoencoder) -> None:
         super().__init__()
@@ -53,7 +58,15 @@ class DenoiserStage(nn.Module):
         self.trained.latent_scale.copy_((self.trained.config.sigma_data / std).view(-1, 1, 1))
 
     def forward(self, scenes: SceneBatch, map_bev: Tensor) -> dict[str, Tensor]:
-        return {"loss": denoising_loss(self.trained, self.latents(scenes), map_bev, from_scenes(scenes))}
+        made = denoising_loss(self.trained, self.latents(scenes), map_bev, from_scenes(scenes))
+        config = self.trained.config
+        clear = made.sigma < config.sigma_data
+        decoded = made.loss.new_zeros(())
+        if clear.any():
+            z = self.trained.unscale(made.scaled[clear])
+            boxes = read_head(self.frozen[0].decode(z, map_bev[clear]))
+            decoded = detection_loss(boxes, SceneBatch(*(t[clear] for t in scenes))).total()
+        return {"loss": made.loss + config.decoded_weight * decoded, "latent": made.loss, "decoded": decoded}
 
 
 @dataclass
