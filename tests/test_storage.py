@@ -100,5 +100,5 @@ def test_a_missing_object_is_named(place: str) -> None:
 
 
 def test_a_kind_of_place_that_nobody_knows_is_named() -> None:
-    with pytest.raises(storage.StorageError, match="cannot read nowhere://bucket/key: .*nowhere"):
+    with pytest.raises(storage.StorageError, match=r"cannot read nowhere://bucket/key: .*nowhere"):
         storage.read_bytes("nowhere://bucket/key")
