@@ -200,7 +200,7 @@ def load_never_an_av(uri: str | None, device: str) -> NeverAnAv:
 
 def test_without_an_av_a_scenario_is_rejected_and_tried_again(windows: str, tmp_path: Path) -> None:
     job = tmp_path / "job.yaml"
-    job.write_text("count: 6\nattempts: 3\nbatch: 4\n")
+    job.write_text("count: 6\nattempts: 3\nbatch: 4\nscenarios_per_unit: 6\n")
     stats = run(str(job), windows, tmp_path / "out", load_model=load_never_an_av)
     rows = tables.read(str(tmp_path / "out"), "scenarios", ["scenario_id", "attempt"]).to_pylist()
     by_number = {int(r["scenario_id"].rsplit("-", 1)[1]): r["attempt"] for r in rows}
