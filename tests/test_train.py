@@ -1,4 +1,4 @@
-"""Training on Ray: both stages on a real table, one worker and two, killed and resumed."""
+"""Training on Ray: both stages on a real table, killed and resumed."""
 
 import json
 import os
@@ -26,14 +26,14 @@ train_denoiser: {steps: 20, batch_size: 4, warmup: 5}
 TRAIN = """
 import sys
 from pipelines import train
-stage, windows, output, recipe, workers = sys.argv[1:]
-train.run(stage, windows, output, recipe, workers=int(workers), checkpoint_s=0)
+stage, windows, output, recipe = sys.argv[1:]
+train.run(stage, windows, output, recipe, checkpoint_s=0)
 """
 
 
 @pytest.fixture(scope="module")
 def windows(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return write_windows(tmp_path_factory.mktemp("windows"))
+    return write_windows(tmp_path_factory.mktemp("windows"), logs=3)
 
 
 @pytest.fixture(scope="module")
@@ -43,10 +43,10 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(path)
 
 
-def start(stage: str, windows: str, output: Path, recipe: str, workers: int = 1) -> "subprocess.Popen[bytes]":
+def start(stage: str, windows: str, output: Path, recipe: str) -> "subprocess.Popen[bytes]":
     """A training of its own, as a user starts one."""
     return subprocess.Popen(
-        [sys.executable, "-c", TRAIN, stage, windows, str(output), recipe, str(workers)],
+        [sys.executable, "-c", TRAIN, stage, windows, str(output), recipe],
         env={**os.environ, "RAY_TMPDIR": f"/tmp/ray-sdiff-train-{os.getpid()}", "RAY_worker_niceness": "0"},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
@@ -93,7 +93,7 @@ def test_both_stages_make_a_model_that_samples(
     killed_and_resumed: tuple[Path, list[int]], windows: str, recipe: str
 ) -> None:
     output, _ = killed_and_resumed
-    finish(start("denoiser", windows, output, recipe, workers=2))
+    finish(start("denoiser", windows, output, recipe))
     assert steps_logged(output, "denoiser") == [10, 20]
     model = checkpoint.load(str(output / "model"))
     assert float(model.denoiser.latent_scale.std()) > 0  # fitted to the latents of these windows
