@@ -34,7 +34,7 @@ from sdiff.model.training import AutoencoderStage, DenoiserStage, TrainState
 from sdiff.scene import BEV_PIXELS, MAP_CHANNELS
 from sdiff.view import training as pictures
 
-# Ray Data reads Parquet footers in 32 processes of their own unless told otherwise: a minute of two cores to start them.
+# Ray Data reads Parquet footers in 32 processes of their own unless told otherwise: a minute of work to start them.
 os.environ.setdefault("RAY_DATA_PARQUET_FOOTER_NUM_ACTORS", "1")
 
 STAGES = ("autoencoder", "denoiser")
