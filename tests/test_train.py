@@ -1,4 +1,4 @@
-"""Training on Ray: both stages on a real table, killed and resumed."""
+"""Training on Ray: a stage on a real table, killed and resumed."""
 
 import json
 import os
@@ -10,17 +10,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from crossroads import write_windows
 
 from sdiff.model import checkpoint
+from sdiff.model.autoencoder import Autoencoder
+from sdiff.model.recipe import Recipe
 from sdiff.scene import MAP_CHANNELS, AgentTokens, SceneToken
 
 RECIPE = """
 name: tiny
 autoencoder: {latent_channels: 4, width: 16, map_width: 16, decoder_blocks: 1}
 denoiser: {widths: [16, 16, 16], map_width: 16, token_width: 16, heads: 2}
-train_autoencoder: {steps: 60, batch_size: 4, warmup: 5}
-train_denoiser: {steps: 20, batch_size: 4, warmup: 5}
+train_denoiser: {steps: 60, batch_size: 4, warmup: 5}
 """
 
 TRAIN = """
@@ -64,39 +66,28 @@ def steps_logged(output: Path, stage: str) -> list[int]:
     return [json.loads(line)["step"] for line in file.read_text().splitlines()] if file.exists() else []
 
 
-@pytest.fixture(scope="module")
-def killed_and_resumed(windows: str, recipe: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[int]]:
-    """Output of an autoencoder's training that was killed, and run again; and the steps logged before the kill."""
-    output = tmp_path_factory.mktemp("training")
-    job = start("autoencoder", windows, output, recipe)
+def test_a_killed_training_goes_on_from_its_last_state_to_a_model_that_samples(
+    windows: str, recipe: str, tmp_path: Path
+) -> None:
+    tiny = Recipe.from_json(yaml.safe_load(RECIPE))
+    weights = {f"autoencoder.{k}": v for k, v in Autoencoder(tiny.autoencoder).state_dict().items()}
+    checkpoint.save(str(tmp_path / "model"), weights, {"recipe": tiny.to_json()})
+    job = start("denoiser", windows, tmp_path, recipe)
     deadline = time.monotonic() + 300
-    while not steps_logged(output, "autoencoder") and time.monotonic() < deadline:
+    while not steps_logged(tmp_path, "denoiser") and time.monotonic() < deadline:
         assert job.poll() is None, job.stderr.read().decode() if job.stderr else ""
         time.sleep(0.02)
     os.killpg(job.pid, signal.SIGKILL)
     job.communicate()
-    before = steps_logged(output, "autoencoder")
-    finish(start("autoencoder", windows, output, recipe))
-    return output, before
-
-
-def test_a_killed_training_goes_on_from_its_last_state(killed_and_resumed: tuple[Path, list[int]]) -> None:
-    output, before = killed_and_resumed
+    before = steps_logged(tmp_path, "denoiser")
     assert before and before[-1] < 60, "killed in the middle"
-    assert steps_logged(output, "autoencoder") == [10, 20, 30, 40, 50, 60]
-    step, _ = checkpoint.read_state(str(output / "autoencoder" / "state.safetensors"))
+
+    finish(start("denoiser", windows, tmp_path, recipe))
+    assert steps_logged(tmp_path, "denoiser") == [10, 20, 30, 40, 50, 60]
+    step, _ = checkpoint.read_state(str(tmp_path / "denoiser" / "state.safetensors"))
     assert step == 60
-    assert {p.name for p in (output / "autoencoder").iterdir()} >= {"loss.png", "samples.png"}
-
-
-def test_both_stages_make_a_model_that_samples(
-    killed_and_resumed: tuple[Path, list[int]], windows: str, recipe: str
-) -> None:
-    output, _ = killed_and_resumed
-    finish(start("denoiser", windows, output, recipe))
-    assert steps_logged(output, "denoiser") == [10, 20]
-    model = checkpoint.load(str(output / "model"))
+    assert {p.name for p in (tmp_path / "denoiser").iterdir()} >= {"loss.png", "samples.png"}
+    model = checkpoint.load(str(tmp_path / "model"))
     assert float(model.denoiser.latent_scale.std()) > 0  # fitted to the latents of these windows
     maps = np.zeros((1, len(MAP_CHANNELS), 256, 256), np.uint8)
-    scenes = model.sample(maps, [AgentTokens.unspecified(0)], [SceneToken()], [(0, "a", 0)], steps=2)
-    assert len(scenes) == 1
+    assert len(model.sample(maps, [AgentTokens.unspecified(0)], [SceneToken()], [(0, "a", 0)], steps=2)) == 1
