@@ -25,8 +25,8 @@ def main() -> None:
     parser.add_argument("--model")
     parser.add_argument("--limit", type=int, default=1000)
     options = parser.parse_args()
-    uri = options.model or checkpoint.shipped()
-    autoencoder, _ = checkpoint.load_autoencoder(uri)
+    model = options.model or checkpoint.shipped()
+    autoencoder, _ = checkpoint.load_autoencoder(model)
     objects = storage.objects(storage.table_uri(options.windows, "windows"))
     share = -(-options.limit // len(objects))
     total, count = Reconstruction.none(), 0
@@ -39,7 +39,12 @@ def main() -> None:
         made = reconstruct(autoencoder, true, np.array(maps).reshape(-1, len(MAP_CHANNELS), BEV_PIXELS, BEV_PIXELS))
         total = sum((reconstruction(a, b) for a, b in zip(true, made, strict=True)), total)
         count += len(rows)
-    facts = {"windows": count, "model": uri, "torch": torch.__version__, "machine": platform.machine()}
+    facts = {
+        "windows": count,
+        "model": model.rsplit("/", 1)[-1],
+        "torch": torch.__version__,
+        "machine": platform.machine(),
+    }
     print(json.dumps({**facts, **total.summary()}, indent=1))
 
 

@@ -8,11 +8,9 @@ nothing else.
 
 import json
 import logging
-import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -25,11 +23,14 @@ from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 from apache_beam.runners.portability.fn_api_runner.fn_runner import ExtendedProvisionInfo
 from google.protobuf.struct_pb2 import Struct
 
+from pipelines.watch import every
 from sdiff import logs, storage, tables, windows
 from sdiff.ingestion import DONE, Images, Options, Slice, SliceJob, slices
 
 _NAMESPACE = "ingest"
 _log = logging.getLogger(__name__)
+
+REPORT_S = 10.0
 
 
 class IngestFailed(ValueError):
@@ -101,7 +102,7 @@ def run(
     sources = reader.find(input)
     _claim(output, options)
     start = time.perf_counter()
-    with _progress(output, len(sources)):
+    with every(REPORT_S, _progress(output, len(sources))):
         pipeline = beam.Pipeline(_runner(pipeline_options), pipeline_options)
         _ = pipeline | beam.Create(sources, reshuffle=False) | IngestLogs(format, output, options)
         result = pipeline.run()
@@ -187,27 +188,18 @@ def _named(counts: dict[str, int], prefix: str) -> dict[str, int]:
     return {k.removeprefix(prefix): v for k, v in sorted(counts.items()) if k.startswith(prefix)}
 
 
-@contextmanager
-def _progress(output: str, sources: int) -> Iterator[None]:
-    """Say every few seconds how many sources are done: their markers are counted, so it works on any runner."""
-    stop = threading.Event()
+def _progress(output: str, sources: int) -> Callable[[], None]:
+    """What says how many sources are done: their markers are counted, so it works on any runner."""
     folder = storage.join(output, "_ingest")
-
     windows_uri = storage.table_uri(output, "windows")
     before = len(storage.objects(folder, DONE))
+    said = (0, 0)
 
-    def watch() -> None:
-        said = (0, 0)
-        while not stop.wait(10):
-            now = len(storage.objects(folder, DONE)) - before, len(storage.objects(windows_uri))
-            if now != said:
-                _log.info("%d sources: %d slices done, %d objects of windows in the table", sources, *now)
-            said = now
+    def look() -> None:
+        nonlocal said
+        now = len(storage.objects(folder, DONE)) - before, len(storage.objects(windows_uri))
+        if now != said:
+            _log.info("%d sources: %d slices done, %d objects of windows in the table", sources, *now)
+        said = now
 
-    thread = threading.Thread(target=watch, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join()
+    return look

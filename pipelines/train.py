@@ -7,10 +7,8 @@ A run writes state.safetensors (all that a resumed run needs), loss.jsonl, loss.
 import json
 import logging
 import os
-import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,6 +20,7 @@ import torch
 import yaml
 
 import schemas
+from pipelines.watch import every
 from sdiff import storage, tables
 from sdiff.columns import agents_from_arrow
 from sdiff.model import checkpoint
@@ -147,7 +146,7 @@ def run(
         ),
         datasets={"train": data},
     )
-    with _progress(told, board, report):
+    with every(REPORT_S, _progress(told, board, report)):
         trainer.fit()
     lines = _read_log(told)
     return {"stage": stage, "model": storage.join(output, "model"), "steps": lines[-1]["step"], **lines[-1]}
@@ -219,28 +218,20 @@ class Board:
         return self.line
 
 
-@contextmanager
-def _progress(run: Run, board: Any, report: Callable[[str], None]) -> Iterator[None]:
-    """Report every REPORT_S how far the training is, while it runs."""
+def _progress(run: Run, board: Any, report: Callable[[str], None]) -> Callable[[], None]:
+    """What says how far the training is, where it has gone on since it was last asked."""
     import ray
 
-    stop = threading.Event()
+    said = 0
 
-    def watch() -> None:
-        said = 0
-        while not stop.wait(REPORT_S):
-            line = ray.get(board.read.remote())
-            if line.get("step", 0) > said:
-                said = line["step"]
-                report(_told(run, line))
+    def look() -> None:
+        nonlocal said
+        line = ray.get(board.read.remote())
+        if line.get("step", 0) > said:
+            said = line["step"]
+            report(_told(run, line))
 
-    thread = threading.Thread(target=watch, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join()
+    return look
 
 
 def _told(run: Run, line: dict[str, Any]) -> str:

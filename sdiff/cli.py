@@ -247,7 +247,7 @@ def train(
         str | None,
         typer.Option(metavar="URI", help="Checkpoint that the denoiser builds on; OUTPUT/model unless given."),
     ] = None,
-    minutes: Annotated[float | None, typer.Option(min=0, help="Stop after that long.")] = None,
+    minutes: Annotated[float | None, typer.Option(min=0.1, help="Stop after that long.")] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Steps in all, instead of the recipe's.")] = None,
     workers: Workers = 1,
     gpu: Annotated[bool, typer.Option("--gpu", help="One GPU per worker.")] = False,

@@ -1,4 +1,4 @@
-"""The optimizer: Muon for matrices (Jordan et al. 2024, kellerjordan.github.io/posts/muon), Adam for the rest."""
+"""Muon, the optimizer of matrices and convolutions (Jordan et al. 2024, kellerjordan.github.io/posts/muon)."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -10,60 +10,37 @@ LEAST_SIDE = 8
 """Smaller matrices have too few directions to be worth orthogonalising."""
 
 
-class Muon(torch.optim.Optimizer):
-    """Momentum made orthogonal, for matrices and for convolutions as matrices; Adam for all other parameters.
+def is_matrix(parameter: nn.Parameter) -> bool:
+    """Whether Muon is for it; the rest is Adam's."""
+    return parameter.ndim >= 2 and min(parameter.shape[0], parameter[0].numel()) >= LEAST_SIDE
 
-    Needs less than half of Adam's steps here. lr: of Adam [per step]. matrix_lr: of matrices; their update has the
-    root mean square 0.2 matrix_lr, so that one scale fits every shape (Liu et al. 2025, arXiv 2502.16982).
+
+class Muon(torch.optim.Optimizer):
+    """Steps along the orthogonalised momentum of matrices, and of convolutions as matrices (torch's own takes none).
+
+    Needs less than half of Adam's steps here. An update has the root mean square 0.2 lr, so that one scale fits every
+    shape (Liu et al. 2025, arXiv 2502.16982).
     """
 
     def __init__(
-        self,
-        parameters: Iterable[nn.Parameter],
-        lr: float,
-        matrix_lr: float,
-        weight_decay: float = 0.0,
-        momentum: float = 0.95,
-        betas: tuple[float, float] = (0.9, 0.99),
+        self, parameters: Iterable[nn.Parameter], lr: float, weight_decay: float = 0.0, momentum: float = 0.95
     ) -> None:
-        every = list(parameters)
-        matrices = [p for p in every if p.ndim >= 2 and min(p.shape[0], p[0].numel()) >= LEAST_SIDE]
-        taken = {id(p) for p in matrices}
-        rest = [p for p in every if id(p) not in taken]
-        shared = {"weight_decay": weight_decay, "momentum": momentum, "betas": betas}
-        super().__init__([{"params": matrices, "lr": matrix_lr}, {"params": rest, "lr": lr}], shared)
-        for group in self.param_groups:
-            group["initial_lr"] = group["lr"]
+        super().__init__(parameters, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
         """One update of every parameter that has a gradient."""
-        matrices, rest = self.param_groups
-        for p in matrices["params"]:
-            if p.grad is not None:
-                self._matrix_step(p, p.grad, matrices)
-        for p in rest["params"]:
-            if p.grad is not None:
-                self._adam_step(p, p.grad, rest)
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is not None:
+                    self._step(p, p.grad, group)
 
-    def _matrix_step(self, p: nn.Parameter, grad: Tensor, group: dict[str, Any]) -> None:
+    def _step(self, p: nn.Parameter, grad: Tensor, group: dict[str, Any]) -> None:
         average = self.state[p].setdefault("exp_avg", torch.zeros_like(p))
         average.lerp_(grad, 1 - group["momentum"])
         ahead = grad.lerp(average, group["momentum"]).flatten(1)  # Nesterov's
         update = orthogonal(ahead) * (0.2 * max(ahead.shape) ** 0.5)
         p.mul_(1 - group["lr"] * group["weight_decay"]).add_(update.view_as(p), alpha=-group["lr"])
-
-    def _adam_step(self, p: nn.Parameter, grad: Tensor, group: dict[str, Any]) -> None:
-        state = self.state[p]
-        if not state:
-            state.update(step=torch.tensor(0.0), exp_avg=torch.zeros_like(p), exp_avg_sq=torch.zeros_like(p))
-        state["step"] += 1
-        first, second = group["betas"]
-        state["exp_avg"].lerp_(grad, 1 - first)
-        state["exp_avg_sq"].lerp_(grad**2, 1 - second)
-        done = float(state["step"])
-        mean, square = state["exp_avg"] / (1 - first**done), state["exp_avg_sq"] / (1 - second**done)
-        p.addcdiv_(mean, square.sqrt().add_(1e-8), value=-group["lr"])
 
 
 def orthogonal(matrix: Tensor) -> Tensor:

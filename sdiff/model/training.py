@@ -11,7 +11,7 @@ from sdiff.model.batch import SceneBatch
 from sdiff.model.conditioning import from_scenes
 from sdiff.model.denoiser import Denoiser, denoising_loss
 from sdiff.model.detection import detection_loss, read_head
-from sdiff.model.muon import Muon
+from sdiff.model.muon import Muon, is_matrix
 from sdiff.model.recipe import TrainConfig
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -79,39 +79,42 @@ class TrainState:
     average: dict[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.optimizer = Muon(
-            self.trained.parameters(),
-            lr=self.config.learning_rate,
-            matrix_lr=self.config.matrix_learning_rate,
-            weight_decay=self.config.weight_decay,
-        )
+        config, parameters = self.config, list(self.trained.parameters())
+        matrices = [p for p in parameters if is_matrix(p)]
+        rest = [p for p in parameters if not is_matrix(p)]
+        self.optimizers: list[torch.optim.Optimizer] = [
+            Muon(matrices, config.matrix_learning_rate, config.weight_decay),
+            torch.optim.AdamW(rest, config.learning_rate, betas=(0.9, 0.99), weight_decay=config.weight_decay),
+        ]
+        self.rates = (config.matrix_learning_rate, config.learning_rate)
         self.average = {k: v.detach().clone() for k, v in self.trained.state_dict().items()}
 
-    def update(self, loss: Tensor, spent: float = 0.0) -> float:
-        """One optimizer step on `loss`; returns the norm of the gradient before it was clipped to 1.
+    def update(self, loss: Tensor, spent: float = 0.0) -> None:
+        """One optimizer step on `loss`, its gradient clipped to norm 1.
 
         spent: share of the run's time that is over, where time and not steps may end it: the schedule follows it then.
         """
-        for group in self.optimizer.param_groups:
-            group["lr"] = group["initial_lr"] * schedule(self.step, self.config, spent)
-        self.optimizer.zero_grad(set_to_none=True)
+        factor = schedule(self.step, self.config, spent)
+        for optimizer, rate in zip(self.optimizers, self.rates, strict=True):
+            optimizer.param_groups[0]["lr"] = rate * factor
+            optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(self.trained.parameters(), 1.0)
-        self.optimizer.step()
+        torch.nn.utils.clip_grad_norm_(self.trained.parameters(), 1.0)
+        for optimizer in self.optimizers:
+            optimizer.step()
         self.step += 1
         # The average starts fast, so that an early checkpoint is not an average with the random start.
         decay = min(self.config.ema, (1 + self.step) / (10 + self.step))
         with torch.no_grad():
             for name, value in self.trained.state_dict().items():
                 self.average[name].lerp_(value.to(self.average[name].dtype), 1 - decay)
-        return float(norm)
 
     def tensors(self) -> dict[str, Tensor]:
         """The whole state but the step, as named tensors."""
         out = {f"model.{k}": v for k, v in self.trained.state_dict().items()}
         out |= {f"average.{k}": v for k, v in self.average.items()}
         for name, parameter in self.trained.named_parameters():
-            moments = self.optimizer.state.get(parameter, {})
+            moments = self._optimizer(parameter).state.get(parameter, {})
             out |= {f"{kind}.{name}": moments[kind] for kind in _MOMENTS if kind in moments}
         return {k: v.detach().cpu().contiguous() for k, v in out.items()}
 
@@ -125,7 +128,10 @@ class TrainState:
         for name, parameter in self.trained.named_parameters():
             moments = {kind: saved[kind][name].to(device) for kind in _MOMENTS if name in saved[kind]}
             if moments:
-                self.optimizer.state[parameter] = {"step": torch.tensor(float(step)), **moments}
+                self._optimizer(parameter).state[parameter] = {"step": torch.tensor(float(step)), **moments}
+
+    def _optimizer(self, parameter: nn.Parameter) -> torch.optim.Optimizer:
+        return self.optimizers[0 if is_matrix(parameter) else 1]
 
 
 def schedule(step: int, config: TrainConfig, spent: float = 0.0) -> float:
