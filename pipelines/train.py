@@ -4,6 +4,7 @@ A run writes state.safetensors (all that a resumed run needs), loss.jsonl, loss.
 `<output>/<stage>/`, and the model to `<output>/model/`. Run it again after a kill and it goes on from the last state.
 """
 
+import itertools
 import json
 import logging
 import os
@@ -270,7 +271,7 @@ def _work(told: dict[str, Any]) -> None:
     torch.manual_seed(hash((run.seed, state.step, ray.train.get_context().get_world_rank())) % 2**31)
     batches = _batches(ray.train.get_dataset_shard("train"), run, state.step, device)
     if isinstance(stage, DenoiserStage) and state.step == 0:
-        stage.fit_scale(scenes for _, (scenes, _) in zip(range(SCALE_BATCHES), batches, strict=False))
+        stage.fit_scale(itertools.islice(batches, SCALE_BATCHES))
         state = TrainState(stage.trained, run.config)
     step = ray.train.torch.prepare_model(stage, move_to_device=False)
     _loop(run, state, step, batches, autoencoder, device, told["board"] if first else None)

@@ -8,7 +8,8 @@ from torch.nn import functional as F
 
 from sdiff.model.batch import SceneBatch
 from sdiff.model.blocks import CellNorm, CentreStem, ImageStem, MapTower, ResBlock
-from sdiff.model.detection import HEAD_CHANNELS
+from sdiff.model.detection import DIRECTION, HEAD_CHANNELS, centres
+from sdiff.model.lane_frame import lane_direction, lane_field, turned
 from sdiff.model.recipe import AutoencoderConfig
 
 LATENT_CELLS = 32
@@ -45,9 +46,9 @@ class Autoencoder(nn.Module):
         super().__init__()
         c, w = config.latent_channels, config.width
         self.config = config
-        # Linear after the stem: a scene's latents are the sum of what each of its agents writes into 2 x 2 cells.
+        self.stem = STEMS[config.stem](w)
+        # Linear after the stem: a scene's latents are the sum of what each of its agents writes into the cells near it.
         self.encoder = nn.Sequential(
-            STEMS[config.stem](w),
             *[ResBlock(w, w, norm=CellNorm) for _ in range(config.encoder_blocks)],
             nn.Conv2d(w, 2 * c, 4, stride=2, padding=1),
         )
@@ -65,13 +66,22 @@ class Autoencoder(nn.Module):
         assert isinstance(bias, Tensor)
         nn.init.constant_(bias[0], -5.0)  # few cells hold a box: start there
 
-    def encode(self, scenes: SceneBatch) -> Posterior:
-        """The scenes' agents to the posterior over latents."""
-        mean, log_variance = (LATENT_GAIN * self.encoder(scenes)).chunk(2, 1)
+    def encode(self, scenes: SceneBatch, map_bev: Tensor) -> Posterior:
+        """The scenes' agents to the posterior over latents; of the map only the lanes' directions are used."""
+        written = self.encoder(self.stem(scenes, lane_field(map_bev)))
+        mean, log_variance = (LATENT_GAIN * written).chunk(2, 1)
         return Posterior(mean, (log_variance + LOG_VARIANCE_START).clamp(-12, 4))
 
     def decode(self, z: Tensor, map_bev: Tensor) -> Tensor:
         """Latents (B, C, 32, 32) and map image to the head's output (B, HEAD_CHANNELS, 64, 64)."""
         h = self.merge(torch.cat([self.widen(z), self.map_tower(map_bev)], 1))
         h = F.silu(F.pixel_shuffle(self.up(F.silu(self.decoder(h))), 2))
-        return self.head(h) + F.pixel_shuffle(self.direct(z), 2)
+        return _in_window(self.head(h) + F.pixel_shuffle(self.direct(z), 2), lane_field(map_bev))
+
+
+def _in_window(head: Tensor, lanes: Tensor) -> Tensor:
+    """The head's output with headings in the window's frame, from the frame of the lane at each box's centre."""
+    along = lane_direction(lanes, centres(head.detach()))
+    before, heading, after = head.tensor_split([DIRECTION.start, DIRECTION.stop], 1)
+    heading = turned(heading.flatten(2).transpose(1, 2), along).transpose(1, 2).unflatten(2, head.shape[2:])
+    return torch.cat([before, heading.to(head.dtype), after], 1)

@@ -55,7 +55,7 @@ class ResBlock(nn.Module):
 
 
 class CentreStem(nn.Module):
-    """Agents as vectors, each added to the cell that holds its centre: (B, width, 64, 64).
+    """Agents as vectors, each spread over the four cells around its centre: (B, width, 64, 64).
 
     Learns several times faster than the drawn image: where a box lies within its cell, how long it is and which way it
     points are numbers here, and there questions of counting pixels.
@@ -66,13 +66,12 @@ class CentreStem(nn.Module):
         self.vector = nn.Sequential(nn.Linear(CENTRE_FEATURES, 96), nn.SiLU(), nn.Linear(96, width))
         self.plain = nn.Linear(CENTRE_FEATURES, width)
 
-    def forward(self, scenes: SceneBatch) -> Tensor:
-        features, row, column = centred(scenes, STEM_CELLS)
-        scene = torch.nonzero(scenes.real, as_tuple=True)[0]
-        cell = (scene * STEM_CELLS + row[scenes.real]) * STEM_CELLS + column[scenes.real]
-        told = features[scenes.real]
-        told = self.vector(told) + self.plain(told)
-        h = told.new_zeros(len(scenes.real) * STEM_CELLS**2, told.shape[-1]).index_add(0, cell, told)
+    def forward(self, scenes: SceneBatch, lanes: Tensor) -> Tensor:
+        agents = centred(scenes, lanes, STEM_CELLS)
+        told = self.vector(agents.features) + self.plain(agents.features)
+        spread = (told[:, None] * agents.weight[..., None]).flatten(0, 1)
+        cell = (agents.scene * STEM_CELLS + agents.row) * STEM_CELLS + agents.column
+        h = told.new_zeros(len(scenes.real) * STEM_CELLS**2, told.shape[-1]).index_add(0, cell.flatten(), spread)
         return h.view(-1, STEM_CELLS, STEM_CELLS, h.shape[-1]).permute(0, 3, 1, 2).contiguous()
 
 
@@ -84,7 +83,7 @@ class ImageStem(nn.Module):
         self.weight = nn.Parameter(torch.randn(16, IMAGE_CHANNELS, width) / IMAGE_CHANNELS**0.5 / 4)
         self.bias = nn.Parameter(torch.zeros(width))
 
-    def forward(self, scenes: SceneBatch) -> Tensor:
+    def forward(self, scenes: SceneBatch, lanes: Tensor) -> Tensor:
         pixels = covered_pixels(scenes)
         b, m = scenes.real.shape
         side, width = STEM_CELLS, len(self.bias)

@@ -7,9 +7,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sdiff import KINDS, WINDOW_M
+from sdiff import KINDS, VEHICLE_KINDS, WINDOW_M
 from sdiff.model.batch import T0, SceneBatch
 from sdiff.model.blocks import fourier
+from sdiff.model.lane_frame import lane_direction, turned_back
 from sdiff.scene import TOKEN_NUMBERS, AgentTokens, SceneToken
 
 LATENT_CELLS = 32
@@ -27,6 +28,8 @@ _GROUPS = (
     ("end_speed_mps",),
 )
 """Features that are specified or dropped together in training; sizes and the kind are groups of their own."""
+_VEHICLE, _OTHER = KINDS.index("vehicle"), KINDS.index("other")
+_IS_VEHICLE = torch.tensor([kind in VEHICLE_KINDS for kind in KINDS])
 _INDEX = {name: i for i, name in enumerate(TOKEN_NUMBERS)}
 
 
@@ -82,8 +85,9 @@ def from_scenes(scenes: SceneBatch, generator: torch.Generator | None = None) ->
 
     p_mask = 0 for 40 % of the scenes, uniform for the rest; each agent's token is dropped with probability p_mask, but
     the ego's stays in half of the scenes: who generates freely still says where the AV is. Of the tokens that stay,
-    half are whole; in the others each group of features is dropped with probability one half. Scene features are
-    dropped with probability one half each.
+    half are whole; in the others each group of features is dropped with probability one half. One kind in ten is
+    said as `vehicle` or `other`, as by a log that does not know better. Scene features are dropped with probability one
+    half each.
     """
 
     def rand(*shape: int) -> Tensor:
@@ -116,7 +120,8 @@ def from_scenes(scenes: SceneBatch, generator: torch.Generator | None = None) ->
     for name in ("end_x_m", "end_y_m", "end_heading_rad", "end_speed_mps"):
         given[..., _INDEX[name]] &= scenes.seen[:, :, -1]
     given &= used[..., None]
-    kind = torch.where(used & (whole | (rand(b, m) < 0.5)), scenes.kind, -1)
+    named = unnamed(scenes.kind, 0.1, generator)
+    kind = torch.where(used & (whole | (rand(b, m) < 0.5)), named, -1)
     count = scenes.real.sum(1)
     moving = ((scenes.speed[..., 0] > 0.5) & scenes.real).sum(1) / count.clamp(min=1)
     scene = torch.stack([count.float(), moving], -1)
@@ -124,11 +129,18 @@ def from_scenes(scenes: SceneBatch, generator: torch.Generator | None = None) ->
     return Conditions(numbers * given, given, kind, used, p_mask, scene * scene_given, scene_given)
 
 
+def unnamed(kind: Tensor, share: float, generator: torch.Generator | None = None) -> Tensor:
+    """Kinds (B, M), a share of them said as a log says them that does not know better: `vehicle`, or `other`."""
+    vague = torch.where(_IS_VEHICLE.to(kind.device)[kind], _VEHICLE, _OTHER)
+    return torch.where(torch.rand(kind.shape, generator=generator, device=kind.device) < share, vague, kind)
+
+
 class TokenEncoder(nn.Module):
     """Conditions to: a vector per token (B, K, width), an image of the tokens (B, width / 2, 32, 32), a scene vector.
 
     The image holds each token that has a position at its cell, so that the U-Net need not learn where metres are;
-    tokens without one act through attention alone.
+    tokens without one act through attention alone. There, heading and way to the end are in the frame of the lane, as
+    in the latents.
     """
 
     frequencies: Tensor
@@ -140,12 +152,13 @@ class TokenEncoder(nn.Module):
         f = len(TOKEN_NUMBERS)
         c_in = 4 * 2 * len(frequencies) + 4 + 4 + f + len(KINDS) + 1
         self.token = nn.Sequential(nn.Linear(c_in, width), nn.SiLU(), nn.Linear(width, width))
-        self.painted = nn.Linear(width + 4, width // 2)
+        self.painted = nn.Linear(width + 6, width // 2)
         self.scene = nn.Sequential(
             nn.Linear(P_MASK_BINS + 4, scene_width), nn.SiLU(), nn.Linear(scene_width, scene_width)
         )
 
-    def forward(self, c: Conditions) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, c: Conditions, lanes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """lanes: field of lane directions."""
         column = {name: c.numbers[..., i] for name, i in _INDEX.items()}
         given = {name: c.given[..., i] for name, i in _INDEX.items()}
         metres = torch.stack([column[n] for n in ("x_m", "y_m", "end_x_m", "end_y_m")], -1)
@@ -170,19 +183,24 @@ class TokenEncoder(nn.Module):
         scene = torch.cat(
             [nn.functional.one_hot(bins, P_MASK_BINS).to(busy.dtype), busy, c.scene_given.to(busy.dtype)], -1
         )
-        return token, self._paint(token, metres, metres_given, c.used), self.scene(scene)
+        heading = torch.stack([angle[..., 0].cos(), angle[..., 0].sin()], -1) * angle_given[..., :1]
+        return token, self._paint(token, heading, metres, metres_given, c.used, lanes), self.scene(scene)
 
-    def _paint(self, token: Tensor, metres: Tensor, metres_given: Tensor, used: Tensor) -> Tensor:
+    def _paint(
+        self, token: Tensor, heading: Tensor, metres: Tensor, metres_given: Tensor, used: Tensor, lanes: Tensor
+    ) -> Tensor:
         cell_m = WINDOW_M / LATENT_CELLS
         at = (WINDOW_M / 2 - metres[..., :2]) / cell_m
         cell = at.floor().long()
         placed = used & metres_given[..., 0] & metres_given[..., 1] & ((cell >= 0) & (cell < LATENT_CELLS)).all(-1)
         offset = at - cell - 0.5
         ends = (metres[..., 2:] - metres[..., :2]) / SPEED_SCALE_MPS * metres_given[..., 2:]
-        painted = self.painted(torch.cat([token, offset, ends], -1)) * placed[..., None]
         b = len(token)
         scene = torch.arange(b, device=token.device)[:, None]
         cell = cell.clamp(0, LATENT_CELLS - 1)
+        along = lane_direction(lanes, metres[..., :2])
+        told = [token, offset, turned_back(heading, along), turned_back(ends, along)]
+        painted = self.painted(torch.cat(told, -1)) * placed[..., None]
         flat = (scene * LATENT_CELLS + cell[..., 0]) * LATENT_CELLS + cell[..., 1]
         image = painted.new_zeros(b * LATENT_CELLS * LATENT_CELLS, painted.shape[-1])
         image = image.index_add(0, flat.flatten(), painted.flatten(0, 1))

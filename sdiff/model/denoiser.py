@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from sdiff.model.blocks import Attention, MapTower, ResBlock, fourier
 from sdiff.model.conditioning import Conditions, TokenEncoder
+from sdiff.model.lane_frame import lane_field
 from sdiff.model.recipe import DenoiserConfig
 
 
@@ -80,7 +81,7 @@ class Denoiser(nn.Module):
 
     def context(self, map_bev: Tensor, conditions: Conditions) -> Context:
         """Map features, painted tokens, keys and values: once per batch of scenes."""
-        token, painted, scene = self.tokens(conditions)
+        token, painted, scene = self.tokens(conditions, lane_field(map_bev))
         features = torch.cat([self.map_tower(map_bev), painted], 1)
         token = torch.cat([self.always.expand(len(token), -1, -1), token], 1)
         used = F.pad(conditions.used, (1, 0), value=True)

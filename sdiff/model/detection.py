@@ -11,12 +11,18 @@ from torch.nn import functional as F
 from sdiff import KINDS, WINDOW_M
 from sdiff.geometry import box_corners, boxes_overlap
 from sdiff.model.batch import T0, TIMES_S, SceneBatch
+from sdiff.model.lane_frame import turned
 
 GRID = 64
 CELL_M = WINDOW_M / GRID
 _OTHERS = [i for i in range(len(TIMES_S)) if i != T0]
 HEAD_CHANNELS = 1 + 2 + 2 + 2 + len(KINDS) + 3 * len(_OTHERS)
-"""logit; offset of the centre from the cell's centre; cos, sin; log length, width; kinds; step to each waypoint."""
+"""logit; offset of the centre from the cell's centre; cos, sin; log length, width; kinds; step to each waypoint.
+
+Offset and heading in the window's frame, steps in the agent's.
+"""
+OFFSET, DIRECTION = slice(1, 3), slice(3, 5)
+"""Channels of the offset and of cos, sin."""
 _STEP_SCALE_M = 10.0  # a head output of 1 is a step of 10 m between neighbouring waypoints
 
 
@@ -55,19 +61,24 @@ def cell_centres(device: torch.device | str = "cpu") -> Tensor:
     return torch.stack(torch.meshgrid(axis, axis, indexing="ij"), -1).view(-1, 2)
 
 
+def centres(head: Tensor) -> Tensor:
+    """(B, GRID * GRID, 2) centres of the boxes that the head's output proposes, window frame [m]."""
+    return cell_centres(head.device) + head[:, OFFSET].float().flatten(2).transpose(1, 2) * CELL_M
+
+
 def read_head(head: Tensor) -> Boxes:
     """The head's output (B, HEAD_CHANNELS, GRID, GRID) as boxes per cell (B, GRID * GRID, ...)."""
     cells = head.float().flatten(2).transpose(1, 2)
-    logit, offset, direction, log_size, kinds, steps = cells.split([1, 2, 2, 2, len(KINDS), 3 * len(_OTHERS)], dim=-1)
-    centre = cell_centres(head.device) + offset * CELL_M
+    logit, _offset, direction, log_size, kinds, steps = cells.split([1, 2, 2, 2, len(KINDS), 3 * len(_OTHERS)], dim=-1)
     heading = torch.atan2(direction[..., 1], direction[..., 0])
     steps = steps.unflatten(-1, (len(_OTHERS), 3))
     # Each step goes outward from the pose next to it, starting at t0.
     past = steps[..., :T0, :].flip(-2).cumsum(-2).flip(-2)
     future = steps[..., T0:, :].cumsum(-2)
     out = torch.cat([past, torch.zeros_like(steps[..., :1, :]), future], -2)
-    scale = torch.tensor([_STEP_SCALE_M, _STEP_SCALE_M, 1.0], device=head.device)
-    pose = torch.cat([centre, heading[..., None]], -1)[..., None, :] + out * scale
+    ahead = torch.stack([heading.cos(), heading.sin()], -1)[..., None, :]
+    out = torch.cat([turned(out[..., :2] * _STEP_SCALE_M, ahead), out[..., 2:]], -1)
+    pose = torch.cat([centres(head), heading[..., None]], -1)[..., None, :] + out
     return Boxes(logit[..., 0], pose, direction, log_size, kinds)
 
 

@@ -11,12 +11,13 @@ from torch import Tensor
 
 from sdiff import KINDS, WINDOW_M
 from sdiff.model.batch import T0, TIMES_S, SceneBatch
+from sdiff.model.lane_frame import lane_direction, turned_back
 from sdiff.scene import BEV_PIXELS, DISPLACEMENT_SCALE_M
 
 IMAGE_CHANNELS = 3 + len(KINDS) + 2 * (len(TIMES_S) - 1)
 """occupancy, sin, cos, one channel per kind, then dx, dy per waypoint."""
-CENTRE_FEATURES = 2 + 2 + 2 + len(KINDS) + 5 * (len(TIMES_S) - 1)
-"""offset in the cell; sin, cos; log length, width; kinds; per waypoint dx, dy, sin and 1 - cos of the turn, seen."""
+CENTRE_FEATURES = 2 + 2 + len(KINDS) + 5 * (len(TIMES_S) - 1)
+"""cos, sin; log length, width; kinds; per waypoint dx, dy in the agent's frame, sin and 1 - cos of the turn, seen."""
 CENTRE_STEP_M = 10.0
 _PATCH = 56  # pixels a side; covers a box of 21 m in any direction, the middle of a longer one
 
@@ -67,27 +68,49 @@ def painted(scenes: SceneBatch) -> Tensor:
     return torch.cat([plain, kind, v], -1)
 
 
-def centred(scenes: SceneBatch, cells: int) -> tuple[Tensor, Tensor, Tensor]:
-    """What a cell of a `cells` x `cells` grid is told of the agent whose centre it holds.
+class Centred(NamedTuple):
+    """What cells are told of the N real agents of B scenes.
 
-    Features (B, M, CENTRE_FEATURES) float32, of order 1; row and column (B, M) int64.
+    features: (N, CENTRE_FEATURES) float32, of order 1, heading in the frame of the lane. scene, row, column: (N, 4)
+    int64 and weight: (N, 4) float32, the four cells around the centre and how near each is; weights sum to 1.
     """
-    pose = scenes.pose[:, :, T0]
-    at = (WINDOW_M / 2 - pose[..., :2]) * (cells / WINDOW_M)
-    cell = at.floor().clamp(0, cells - 1)
+
+    features: Tensor
+    scene: Tensor
+    row: Tensor
+    column: Tensor
+    weight: Tensor
+
+
+def centred(scenes: SceneBatch, lanes: Tensor, cells: int) -> Centred:
+    """Agents for the cells around their centres on a grid of `cells` x `cells`. lanes: field of lane directions.
+
+    An agent is told to four cells by bilinear weights, so that what is written moves with it.
+    """
+    real = scenes.real
+    scene = torch.nonzero(real, as_tuple=True)[0]
+    poses = scenes.pose[real]
+    pose = poses[:, T0]
+    at = (WINDOW_M / 2 - pose[:, :2]) * (cells / WINDOW_M)
+    along = lane_direction(lanes, scenes.pose[:, :, T0, :2])[real]
+    heading = torch.stack([pose[:, 2].cos(), pose[:, 2].sin()], -1)
     others = [i for i in range(len(TIMES_S)) if i != T0]
-    step = (scenes.pose[:, :, others, :2] - pose[:, :, None, :2]) / CENTRE_STEP_M
-    turn = scenes.pose[:, :, others, 2] - pose[..., 2:]
-    heading = pose[..., 2]
+    step = turned_back(poses[:, others, :2] - pose[:, None, :2], heading[:, None]) / CENTRE_STEP_M
+    turn = poses[:, others, 2] - pose[:, 2:]
     parts = [
-        2 * (at - cell) - 1,
-        torch.stack([heading.sin(), heading.cos()], -1),
-        scenes.size.clamp(min=0.1).log(),
-        torch.nn.functional.one_hot(scenes.kind, len(KINDS)).to(at.dtype),
-        step.flatten(2),
+        turned_back(heading, along),
+        scenes.size[real].clamp(min=0.1).log(),
+        torch.nn.functional.one_hot(scenes.kind[real], len(KINDS)).to(at.dtype),
+        step.flatten(1),
         turn.sin(),
         1 - turn.cos(),
-        scenes.seen[:, :, others].to(at.dtype),
+        scenes.seen[real][:, others].to(at.dtype),
     ]
-    row, column = cell.long().unbind(-1)
-    return torch.cat(parts, -1), row, column
+    corner = (at - 0.5).floor()
+    part = at - 0.5 - corner  # of the way from the corner's centre to the next
+    corner = corner.long()
+    rows = torch.stack([corner[:, 0], corner[:, 0], corner[:, 0] + 1, corner[:, 0] + 1], -1).clamp(0, cells - 1)
+    columns = torch.stack([corner[:, 1], corner[:, 1] + 1, corner[:, 1], corner[:, 1] + 1], -1).clamp(0, cells - 1)
+    u, v = part.unbind(-1)
+    weight = torch.stack([(1 - u) * (1 - v), (1 - u) * v, u * (1 - v), u * v], -1)
+    return Centred(torch.cat(parts, -1), scene[:, None].expand(-1, 4), rows, columns, weight)

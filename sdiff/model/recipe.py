@@ -19,7 +19,7 @@ class AutoencoderConfig:
     map_width: int = 24
     encoder_blocks: int = 0
     decoder_blocks: int = 2
-    kl_weight: float = 0.05
+    kl_weight: float = 0.1
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,8 @@ class DenoiserConfig:
     token_width: int = 96
     heads: int = 4
     sigma_data: float = 0.5
-    log_sigma_mean: float = -0.8
-    log_sigma_std: float = 1.4
+    log_sigma_mean: float = 0.4
+    log_sigma_std: float = 1.2
     decoded_weight: float = 0.1
 
 
@@ -65,7 +65,7 @@ class Recipe:
     autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
     denoiser: DenoiserConfig = field(default_factory=DenoiserConfig)
     train_autoencoder: TrainConfig = field(default_factory=TrainConfig)
-    train_denoiser: TrainConfig = field(default_factory=lambda: TrainConfig(steps=4500))
+    train_denoiser: TrainConfig = field(default_factory=lambda: TrainConfig(steps=4500, matrix_learning_rate=4e-3))
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON values."""

@@ -12,7 +12,7 @@ import numpy as np
 Denoise = Callable[[Any, float], Any]
 
 
-def karras_sigmas(steps: int, sigma_min: float = 0.01, sigma_max: float = 40.0, rho: float = 7.0) -> list[float]:
+def karras_sigmas(steps: int, sigma_min: float = 0.05, sigma_max: float = 80.0, rho: float = 7.0) -> list[float]:
     """`steps` noise levels from sigma_max to sigma_min, then 0; equation 5 of Karras et al. 2022."""
     ramp = np.linspace(0, 1, steps)
     levels = (sigma_max ** (1 / rho) + ramp * (sigma_min ** (1 / rho) - sigma_max ** (1 / rho))) ** rho
