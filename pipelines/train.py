@@ -21,7 +21,7 @@ import torch
 import yaml
 
 import schemas
-from pipelines.watch import every
+from pipelines.watch import Board, every
 from sdiff import storage, tables
 from sdiff.columns import agents_from_arrow
 from sdiff.model import checkpoint
@@ -202,21 +202,6 @@ def _maps(packed: np.ndarray) -> torch.Tensor:
         raw = pa.decompress(blob, decompressed_size=int(np.prod(shape)), codec="zstd")
         out[i] = torch.frombuffer(raw, dtype=torch.uint8).view(shape)
     return out
-
-
-class Board:
-    """An actor that holds the last line a training has logged."""
-
-    def __init__(self) -> None:
-        self.line: dict[str, Any] = {}
-
-    def write(self, line: dict[str, Any]) -> None:
-        """Replace the line."""
-        self.line = line
-
-    def read(self) -> dict[str, Any]:
-        """The last line, empty before the first."""
-        return self.line
 
 
 def _progress(run: Run, board: Any, report: Callable[[str], None]) -> Callable[[], None]:

@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 
 @contextmanager
@@ -21,3 +22,18 @@ def every(seconds: float, look: Callable[[], None]) -> Iterator[None]:
     finally:
         stop.set()
         thread.join()
+
+
+class Board:
+    """Where work in another process writes the last line of its log: run it as a Ray actor."""
+
+    def __init__(self) -> None:
+        self.line: dict[str, Any] = {}
+
+    def write(self, line: dict[str, Any]) -> None:
+        """Replace the line."""
+        self.line = line
+
+    def read(self) -> dict[str, Any]:
+        """The last line, empty before the first."""
+        return self.line

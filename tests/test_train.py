@@ -32,6 +32,9 @@ stage, windows, output, recipe = sys.argv[1:]
 train.run(stage, windows, output, recipe, checkpoint_s=0)
 """
 
+START_S = 900
+"""Ray Train starts some ten processes; on two busy cores that takes minutes."""
+
 
 @pytest.fixture(scope="module")
 def windows(tmp_path_factory: pytest.TempPathFactory) -> str:
@@ -49,7 +52,12 @@ def start(stage: str, windows: str, output: Path, recipe: str) -> "subprocess.Po
     """A training of its own, as a user starts one."""
     return subprocess.Popen(
         [sys.executable, "-c", TRAIN, stage, windows, str(output), recipe],
-        env={**os.environ, "RAY_TMPDIR": f"/tmp/ray-sdiff-train-{os.getpid()}", "RAY_worker_niceness": "0"},
+        env={
+            **os.environ,
+            "RAY_TMPDIR": f"/tmp/ray-sdiff-train-{os.getpid()}",
+            "RAY_worker_niceness": "0",
+            "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+        },
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         start_new_session=True,
@@ -57,7 +65,7 @@ def start(stage: str, windows: str, output: Path, recipe: str) -> "subprocess.Po
 
 
 def finish(job: "subprocess.Popen[bytes]") -> None:
-    _, errors = job.communicate(timeout=300)
+    _, errors = job.communicate(timeout=START_S)
     assert job.returncode == 0, errors.decode()
 
 
@@ -73,7 +81,7 @@ def test_a_killed_training_goes_on_from_its_last_state_to_a_model_that_samples(
     weights = {f"autoencoder.{k}": v for k, v in Autoencoder(tiny.autoencoder).state_dict().items()}
     checkpoint.save(str(tmp_path / "model"), weights, {"recipe": tiny.to_json()})
     job = start("denoiser", windows, tmp_path, recipe)
-    deadline = time.monotonic() + 300
+    deadline = time.monotonic() + START_S
     while not steps_logged(tmp_path, "denoiser") and time.monotonic() < deadline:
         assert job.poll() is None, job.stderr.read().decode() if job.stderr else ""
         time.sleep(0.02)

@@ -60,6 +60,7 @@ class Job:
     steps: int = 20
     min_score: float = 0.5
     attempts: int = 3
+    collisions: bool = False
     scenarios_per_unit: int | None = None
     batch: int = 16
 
@@ -103,6 +104,7 @@ def parse(text: str, file: str) -> Job:
         seed=top.count("seed", default.seed, low=0, high=2**62),
         min_score=top.number("min_score", default.min_score, "", 0.0, 1.0),
         attempts=top.count("attempts", default.attempts, high=100),
+        collisions=bool(top.flag("collisions")),
         scenarios_per_unit=top.count("scenarios_per_unit", 0, low=0, high=100_000) or None,
         batch=top.count("batch", default.batch, high=4096),
     )

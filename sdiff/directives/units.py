@@ -17,6 +17,7 @@ from sdiff.directives.directive import Directive, DoesNotFit, Logs, resolve
 from sdiff.directives.job import Job
 from sdiff.directives.search import Found, Spot, chunks
 from sdiff.maps.places import Place
+from sdiff.metrics.collision import meetings
 from sdiff.metrics.matching import token_index
 from sdiff.metrics.safety import scenario_columns
 from sdiff.scene import BEV_PIXELS, MAP_CHANNELS, STEPS_PAST, Agents, AgentTokens, SceneToken
@@ -153,7 +154,7 @@ def sampler_name(job: Job) -> str:
 def make(
     model: Sampler, job: Job, directive: Directive, requests: list[Request]
 ) -> tuple[list[Scenario], Counter[str]]:
-    """The scenarios of a unit that are accepted, and counts: attempts, and rejections by reason.
+    """The scenarios of a unit that are accepted, and counts: attempts, rejections by reason, agents left out.
 
     Rejected ones are tried again with other noise. A batch holds this unit's scenarios only, and is always full.
     """
@@ -170,11 +171,15 @@ def make(
         for a, b in chunks(len(pending), job.batch):
             for i, agents in _sample(model, job, requests, wanted, pending[a:b], attempt):
                 tally["attempts"] += 1
-                if _ego_at_origin(agents):
-                    agents = replace(agents, token_index=token_index(wanted[i][0], agents))
-                    accepted[i] = Scenario(requests[i], attempt, *wanted[i], agents)
-                else:
+                agents = replace(agents, token_index=token_index(wanted[i][0], agents))
+                stay = np.ones(len(agents), bool) if job.collisions else apart(agents)
+                if not _ego_at_origin(agents):
                     tally["rejected: no_ego"] += 1
+                elif stay is None:
+                    tally["rejected: collision"] += 1
+                else:
+                    tally += Counter({"agents left out: collision": int((~stay).sum())})
+                    accepted[i] = Scenario(requests[i], attempt, *wanted[i], agents.take(stay))
     return [accepted[i] for i in sorted(accepted)], tally
 
 
@@ -209,6 +214,22 @@ def _sample(
         min_score=job.min_score,
     )
     return list(zip(members, scenes, strict=False))
+
+
+def apart(agents: Agents) -> NDArray[np.bool_] | None:
+    """Which agents stay, (N,), so that no two boxes meet at any pose; of two that do, the more probable one does.
+
+    The ego and the agents that tokens ask for come first. None where two of these meet.
+    """
+    meets = meetings(agents)
+    asked = agents.is_ego | (agents.token_index >= 0) if agents.token_index is not None else agents.is_ego
+    if meets[np.ix_(asked, asked)].any():
+        return None
+    score = np.zeros(len(agents)) if agents.score is None else agents.score
+    stay = np.zeros(len(agents), bool)
+    for i in np.lexsort((-score, ~asked)):
+        stay[i] = not meets[i, stay].any()
+    return stay
 
 
 def _ego_at_origin(agents: Agents) -> bool:

@@ -48,3 +48,23 @@ def _contact(x, y, c, s, vx, vy, length, width, valid):  # type: ignore[no-untyp
                 if apart == 0.0 and boxes.overlap(dx, dy, a, b):  # a touch is at distance 0 too
                     in_collision[i, t] = in_collision[j, t] = True
     return in_collision, least
+
+
+def meetings(agents: Agents) -> NDArray[np.bool_]:
+    """Whether two agents' boxes overlap at any step, (N, N); false on the diagonal."""
+    return np.asarray(_meetings(*boxes.poses(agents)))
+
+
+@boxes.compiled
+def _meetings(x, y, c, s, vx, vy, length, width, valid):  # type: ignore[no-untyped-def]
+    n, steps = valid.shape
+    meets = np.zeros((n, n), np.bool_)
+    for i in range(n):
+        for j in range(i + 1, n):
+            for t in range(steps):
+                if valid[i, t] and valid[j, t]:
+                    a, b = (c[i, t], s[i, t], length[i], width[i]), (c[j, t], s[j, t], length[j], width[j])
+                    if boxes.overlap(x[j, t] - x[i, t], y[j, t] - y[i, t], a, b):
+                        meets[i, j] = meets[j, i] = True
+                        break
+    return meets
