@@ -15,7 +15,7 @@ from sdiff.model.batch import T0, SceneBatch, pack, scene_batch
 from sdiff.model.blocks import ImageStem
 from sdiff.model.conditioning import from_scenes, from_tokens
 from sdiff.model.detection import HEAD_CHANNELS, assign, detect, detection_loss, read_head
-from sdiff.model.draw import centred, covered_pixels, painted
+from sdiff.model.draw import centred, covered_pixels, painted, write
 from sdiff.model.lane_frame import lane_direction, lane_field
 from sdiff.model.recipe import AutoencoderConfig, DenoiserConfig, Recipe, TrainConfig
 from sdiff.model.scenario_model import ScenarioModel, keyed_noise
@@ -75,16 +75,18 @@ def test_the_image_drawn_in_training_is_the_image_in_the_table() -> None:
             assert np.quantile(away, 0.999) < 0.5 / 127 + 1e-4, name
 
 
-def test_the_cells_that_are_told_of_an_agent_balance_at_its_centre() -> None:
-    agents = crowd(30, 1)
-    told = centred(scene_batch(pack([agents], max_agents=30)), lane_field(torch.from_numpy(maps(1))), 64)
-    assert torch.isfinite(told.features).all() and told.features.abs().max() < 8
-    assert torch.allclose(told.weight.sum(-1), torch.ones(30)) and (told.weight >= 0).all()
-    x = (told.weight * (50 - (told.row + 0.5) * 100 / 64)).sum(-1)
-    y = (told.weight * (50 - (told.column + 0.5) * 100 / 64)).sum(-1)
-    inside = np.maximum(np.abs(agents.x_m[:, STEPS_PAST]), np.abs(agents.y_m[:, STEPS_PAST])) < 49
-    assert x.numpy()[inside] == pytest.approx(agents.x_m[inside, STEPS_PAST], abs=1e-4)
-    assert y.numpy()[inside] == pytest.approx(agents.y_m[inside, STEPS_PAST], abs=1e-4)
+def test_what_is_written_balances_at_its_place() -> None:
+    xy = torch.rand(30, 2) * 96 - 48
+    image = write(torch.eye(30), torch.tensor([0, 1]).repeat(15), xy, n_scenes=2, cells=64)
+    axis = 50 - (torch.arange(64) + 0.5) * 100 / 64
+    for i in range(30):
+        one = image[i % 2, i]
+        assert one.sum() == pytest.approx(1, abs=1e-5) and (one >= 0).all() and int((one > 0).sum()) <= 4
+        assert float(one.sum(1) @ axis) == pytest.approx(float(xy[i, 0]), abs=1e-3)
+        assert float(one.sum(0) @ axis) == pytest.approx(float(xy[i, 1]), abs=1e-3)
+        assert not image[1 - i % 2, i].any()
+    outside = write(torch.ones(1, 1), torch.tensor([0]), torch.tensor([[50.0, -50.0]]), 1, 64)
+    assert outside[0, 0, 0, 63] == 1 and outside.sum() == 1
 
 
 def test_a_vehicle_that_follows_its_lane_is_the_same_in_every_street() -> None:
@@ -96,7 +98,7 @@ def test_a_vehicle_that_follows_its_lane_is_the_same_in_every_street() -> None:
         street[:, MAP_CHANNELS.index("lane_sin")] = round(128 + 127 * np.sin(angle))
         agents = traffic(x_m=np.zeros(1), y_m=np.zeros(1), heading_rad=np.full(1, angle), speed_mps=np.full(1, 8.0))
         scenes = scene_batch(pack([agents]))
-        features.append(centred(scenes, lane_field(torch.from_numpy(street)), 64).features[0].numpy())
+        features.append(centred(scenes, lane_field(torch.from_numpy(street)))[0].numpy())
     assert np.ptp(features, axis=0).max() < 0.03
 
 

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sdiff.model.batch import SceneBatch
-from sdiff.model.draw import CENTRE_FEATURES, IMAGE_CHANNELS, centred, covered_pixels, painted
+from sdiff.model.batch import T0, SceneBatch
+from sdiff.model.draw import CENTRE_FEATURES, IMAGE_CHANNELS, centred, covered_pixels, painted, write
 from sdiff.scene import BEV_PIXELS, MAP_CHANNELS, SIGNED_MAP_CHANNELS
 
 STEM_CELLS = BEV_PIXELS // 4
@@ -67,12 +67,10 @@ class CentreStem(nn.Module):
         self.plain = nn.Linear(CENTRE_FEATURES, width)
 
     def forward(self, scenes: SceneBatch, lanes: Tensor) -> Tensor:
-        agents = centred(scenes, lanes, STEM_CELLS)
-        told = self.vector(agents.features) + self.plain(agents.features)
-        spread = (told[:, None] * agents.weight[..., None]).flatten(0, 1)
-        cell = (agents.scene * STEM_CELLS + agents.row) * STEM_CELLS + agents.column
-        h = told.new_zeros(len(scenes.real) * STEM_CELLS**2, told.shape[-1]).index_add(0, cell.flatten(), spread)
-        return h.view(-1, STEM_CELLS, STEM_CELLS, h.shape[-1]).permute(0, 3, 1, 2).contiguous()
+        told = centred(scenes, lanes)
+        scene = torch.nonzero(scenes.real, as_tuple=True)[0]
+        vectors = self.vector(told) + self.plain(told)
+        return write(vectors, scene, scenes.pose[scenes.real][:, T0, :2], len(scenes.real), STEM_CELLS)
 
 
 class ImageStem(nn.Module):

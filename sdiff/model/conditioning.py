@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from sdiff import KINDS, VEHICLE_KINDS, WINDOW_M
 from sdiff.model.batch import T0, SceneBatch
 from sdiff.model.blocks import fourier
+from sdiff.model.draw import write
 from sdiff.model.lane_frame import lane_direction, turned_back
 from sdiff.scene import TOKEN_NUMBERS, AgentTokens, SceneToken
 
@@ -138,7 +139,7 @@ def unnamed(kind: Tensor, share: float, generator: torch.Generator | None = None
 class TokenEncoder(nn.Module):
     """Conditions to: a vector per token (B, K, width), an image of the tokens (B, width / 2, 32, 32), a scene vector.
 
-    The image holds each token that has a position at its cell, so that the U-Net need not learn where metres are;
+    The image holds each token that has a position around it, so that the U-Net need not learn where metres are;
     tokens without one act through attention alone. There, heading and way to the end are in the frame of the lane, as
     in the latents.
     """
@@ -152,7 +153,7 @@ class TokenEncoder(nn.Module):
         f = len(TOKEN_NUMBERS)
         c_in = 4 * 2 * len(frequencies) + 4 + 4 + f + len(KINDS) + 1
         self.token = nn.Sequential(nn.Linear(c_in, width), nn.SiLU(), nn.Linear(width, width))
-        self.painted = nn.Linear(width + 6, width // 2)
+        self.painted = nn.Linear(width + 4, width // 2)
         self.scene = nn.Sequential(
             nn.Linear(P_MASK_BINS + 4, scene_width), nn.SiLU(), nn.Linear(scene_width, scene_width)
         )
@@ -189,19 +190,10 @@ class TokenEncoder(nn.Module):
     def _paint(
         self, token: Tensor, heading: Tensor, metres: Tensor, metres_given: Tensor, used: Tensor, lanes: Tensor
     ) -> Tensor:
-        cell_m = WINDOW_M / LATENT_CELLS
-        at = (WINDOW_M / 2 - metres[..., :2]) / cell_m
-        cell = at.floor().long()
-        placed = used & metres_given[..., 0] & metres_given[..., 1] & ((cell >= 0) & (cell < LATENT_CELLS)).all(-1)
-        offset = at - cell - 0.5
-        ends = (metres[..., 2:] - metres[..., :2]) / SPEED_SCALE_MPS * metres_given[..., 2:]
-        b = len(token)
-        scene = torch.arange(b, device=token.device)[:, None]
-        cell = cell.clamp(0, LATENT_CELLS - 1)
-        along = lane_direction(lanes, metres[..., :2])
-        told = [token, offset, turned_back(heading, along), turned_back(ends, along)]
-        painted = self.painted(torch.cat(told, -1)) * placed[..., None]
-        flat = (scene * LATENT_CELLS + cell[..., 0]) * LATENT_CELLS + cell[..., 1]
-        image = painted.new_zeros(b * LATENT_CELLS * LATENT_CELLS, painted.shape[-1])
-        image = image.index_add(0, flat.flatten(), painted.flatten(0, 1))
-        return image.view(b, LATENT_CELLS, LATENT_CELLS, -1).permute(0, 3, 1, 2)
+        at = metres[..., :2]
+        placed = used & metres_given[..., :2].all(-1) & (at.abs() < WINDOW_M / 2).all(-1)
+        ends = (metres[..., 2:] - at) / SPEED_SCALE_MPS * metres_given[..., 2:]
+        along = lane_direction(lanes, at)
+        told = self.painted(torch.cat([token, turned_back(heading, along), turned_back(ends, along)], -1))
+        scene = torch.nonzero(placed, as_tuple=True)[0]
+        return write(told[placed], scene, at[placed], len(token), LATENT_CELLS)

@@ -68,30 +68,31 @@ def painted(scenes: SceneBatch) -> Tensor:
     return torch.cat([plain, kind, v], -1)
 
 
-class Centred(NamedTuple):
-    """What cells are told of the N real agents of B scenes.
+def write(vectors: Tensor, scene: Tensor, xy_m: Tensor, n_scenes: int, cells: int) -> Tensor:
+    """An image (B, C, cells, cells) of N vectors (N, C) at places (N, 2) [m] in scenes (N,) int64.
 
-    features: (N, CENTRE_FEATURES) float32, of order 1, heading in the frame of the lane. scene, row, column: (N, 4)
-    int64 and weight: (N, 4) float32, the four cells around the centre and how near each is; weights sum to 1.
+    Each is spread over the four cells around its place by bilinear weights, so that what is written moves with it.
     """
+    at = (WINDOW_M / 2 - xy_m) * (cells / WINDOW_M) - 0.5
+    corner = at.floor()
+    part = at - corner  # of the way from that cell's centre to the next
+    image = vectors.new_zeros(n_scenes * cells * cells, vectors.shape[-1])
+    for down in (0, 1):
+        for right in (0, 1):
+            row, column = (corner.long() + corner.new_tensor([down, right]).long()).clamp(0, cells - 1).unbind(-1)
+            weight = (part if down else 1 - part)[:, :1] * (part if right else 1 - part)[:, 1:]
+            image = image.index_add(0, (scene * cells + row) * cells + column, vectors * weight)
+    return image.view(n_scenes, cells, cells, -1).permute(0, 3, 1, 2).contiguous()
 
-    features: Tensor
-    scene: Tensor
-    row: Tensor
-    column: Tensor
-    weight: Tensor
 
+def centred(scenes: SceneBatch, lanes: Tensor) -> Tensor:
+    """What the cells around an agent's centre are told of it: (N, CENTRE_FEATURES) float32, of order 1, N real agents.
 
-def centred(scenes: SceneBatch, lanes: Tensor, cells: int) -> Centred:
-    """Agents for the cells around their centres on a grid of `cells` x `cells`. lanes: field of lane directions.
-
-    An agent is told to four cells by bilinear weights, so that what is written moves with it.
+    The heading is in the frame of the lane, the waypoints in the agent's. lanes: field of lane directions.
     """
     real = scenes.real
-    scene = torch.nonzero(real, as_tuple=True)[0]
     poses = scenes.pose[real]
     pose = poses[:, T0]
-    at = (WINDOW_M / 2 - pose[:, :2]) * (cells / WINDOW_M)
     along = lane_direction(lanes, scenes.pose[:, :, T0, :2])[real]
     heading = torch.stack([pose[:, 2].cos(), pose[:, 2].sin()], -1)
     others = [i for i in range(len(TIMES_S)) if i != T0]
@@ -100,17 +101,10 @@ def centred(scenes: SceneBatch, lanes: Tensor, cells: int) -> Centred:
     parts = [
         turned_back(heading, along),
         scenes.size[real].clamp(min=0.1).log(),
-        torch.nn.functional.one_hot(scenes.kind[real], len(KINDS)).to(at.dtype),
+        torch.nn.functional.one_hot(scenes.kind[real], len(KINDS)).to(pose.dtype),
         step.flatten(1),
         turn.sin(),
         1 - turn.cos(),
-        scenes.seen[real][:, others].to(at.dtype),
+        scenes.seen[real][:, others].to(pose.dtype),
     ]
-    corner = (at - 0.5).floor()
-    part = at - 0.5 - corner  # of the way from the corner's centre to the next
-    corner = corner.long()
-    rows = torch.stack([corner[:, 0], corner[:, 0], corner[:, 0] + 1, corner[:, 0] + 1], -1).clamp(0, cells - 1)
-    columns = torch.stack([corner[:, 1], corner[:, 1] + 1, corner[:, 1], corner[:, 1] + 1], -1).clamp(0, cells - 1)
-    u, v = part.unbind(-1)
-    weight = torch.stack([(1 - u) * (1 - v), (1 - u) * v, u * (1 - v), u * v], -1)
-    return Centred(torch.cat(parts, -1), scene[:, None].expand(-1, 4), rows, columns, weight)
+    return torch.cat(parts, -1)
