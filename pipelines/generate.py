@@ -77,15 +77,17 @@ def run(
     started = time.monotonic()
     device = device or default_device()
     model_id = load_model(job.model, "cpu").model_id
-    this = job_id(job, _object_names(job.windows), model_id)
-    found = find(job, job.windows, places_wanted(job))
+    windows, output = storage.absolute(job.windows), storage.absolute(job.output)
+    job = job.with_options(windows=windows, output=output)
+    this = job_id(job, _object_names(windows), model_id)
+    found = find(job, windows, places_wanted(job))
     report(found.summary())
     units = plan(job, this, found)
     _write_plan(job, this, model_id, units)
-    folder = storage.table_uri(job.output, "scenarios")
+    folder = storage.table_uri(output, "scenarios")
     done = {uri.rsplit("/", 1)[-1].removesuffix(".parquet") for uri in storage.objects(folder)}
     todo = [u for u in units if u.unit_id not in done]
-    named = spots_of(job.windows, sorted({w for d in job.directives for w in d.windows_needed()}))
+    named = spots_of(windows, sorted({w for d in job.directives for w in d.windows_needed()}))
     work = Work(job, this, device, named, load_model)
     tally = _run_units(work, todo, actors, report) if todo else Counter()
     return {

@@ -108,7 +108,8 @@ def run(
     if stage not in STAGES:
         raise TrainError(f"unknown stage {stage!r}, expected one of {', '.join(STAGES)}")
     recipe = _recipe(config, stage, steps)
-    source = autoencoder or storage.join(output, "model")
+    windows, output = storage.absolute(windows), storage.absolute(output)
+    source = storage.absolute(autoencoder) if autoencoder else storage.join(output, "model")
     if stage == "denoiser":
         recipe = replace(recipe, autoencoder=checkpoint.load_autoencoder(source)[1].autoencoder)
     paths, rows, facts = _training_rows(windows)
@@ -142,7 +143,7 @@ def run(
         scaling_config=ray.train.ScalingConfig(num_workers=workers, use_gpu=use_gpu),
         run_config=ray.train.RunConfig(
             name=f"{stage}-{os.getpid()}",
-            storage_path=_ray_storage(output),
+            storage_path=storage.join(output, "_ray"),
             failure_config=ray.train.FailureConfig(max_failures=2),
         ),
         datasets={"train": data},
@@ -230,11 +231,6 @@ def _told(run: Run, line: dict[str, Any]) -> str:
         f"{line['windows_per_s']:.1f} windows/s, waiting {line['waiting_share']:.0%}, "
         f"{left_s // 60:.0f}:{left_s % 60:02.0f} left"
     )
-
-
-def _ray_storage(output: str) -> str:
-    fs, path = storage.filesystem(storage.join(output, "_ray"))
-    return os.path.abspath(path) if storage.is_local(fs) else fs.unstrip_protocol(path)
 
 
 def _work(told: dict[str, Any]) -> None:

@@ -36,6 +36,12 @@ def is_local(fs: Any) -> bool:
     return "file" in (fs.protocol if isinstance(fs.protocol, tuple | list) else (fs.protocol,))
 
 
+def absolute(uri: str) -> str:
+    """`uri` as a process in another folder reads it: processes of Ray do not work where the command was called."""
+    fs, path = filesystem(uri)
+    return os.path.abspath(path) if is_local(fs) else str(fs.unstrip_protocol(path))
+
+
 def join(uri: str, *parts: str) -> str:
     """`uri` extended by `parts`."""
     return "/".join([uri.rstrip("/"), *parts])

@@ -49,9 +49,10 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def start(stage: str, windows: str, output: Path, recipe: str) -> "subprocess.Popen[bytes]":
-    """A training of its own, as a user starts one."""
+    """A training of its own, as a user starts one: in a folder, with paths from there."""
     return subprocess.Popen(
-        [sys.executable, "-c", TRAIN, stage, windows, str(output), recipe],
+        [sys.executable, "-c", TRAIN, stage, os.path.relpath(windows, output), ".", recipe],
+        cwd=output,
         env={
             **os.environ,
             "RAY_TMPDIR": f"/tmp/ray-sdiff-train-{os.getpid()}",
