@@ -40,7 +40,7 @@ os.environ.setdefault("RAY_DATA_PARQUET_FOOTER_NUM_ACTORS", "1")
 STAGES = ("autoencoder", "denoiser")
 LOG_EVERY = 10
 SHUFFLE_ROWS = 4096
-SHUFFLE_SHARE = 4
+SHUFFLE_SHARE = 16
 """The shuffle buffer holds SHUFFLE_ROWS, of a small table this part: a run starts when it is full."""
 REPORT_S = 15.0
 SCALE_BATCHES = 64
@@ -282,10 +282,11 @@ def _loop(
     first = board is not None
     lines = _read_log(run) if first else []
     sums: dict[str, torch.Tensor] = {}
+    held_back = _held_back(run.windows) if first else None
+    batches = itertools.chain([next(batches)], batches)  # filling the shuffle buffer is not training
     began = saved = logged = time.monotonic()
     waited, since = 0.0, state.step
     spent_before = lines[-1]["seconds"] if lines else 0.0
-    held_back = _held_back(run.windows) if first else None
     spent = _agree(_spent(run, spent_before))
     while state.step < run.config.steps and spent < 1:
         asked = time.monotonic()
