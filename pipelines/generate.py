@@ -78,7 +78,8 @@ def run(
     device = device or default_device()
     model_id = load_model(job.model, "cpu").model_id
     windows, output = storage.absolute(job.windows), storage.absolute(job.output)
-    job = job.with_options(windows=windows, output=output)
+    model = storage.absolute(job.model) if job.model else None
+    job = job.with_options(windows=windows, output=output, model=model)
     this = job_id(job, _object_names(windows), model_id)
     found = find(job, windows, places_wanted(job))
     report(found.summary())

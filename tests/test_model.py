@@ -7,13 +7,13 @@ import pytest
 import torch
 from traffic import traffic
 
-from sdiff import KINDS, raster
+from sdiff import KINDS, VEHICLE_KINDS, raster
 from sdiff.geometry import box_corners, boxes_overlap
 from sdiff.model import checkpoint
 from sdiff.model.autoencoder import Autoencoder
 from sdiff.model.batch import T0, SceneBatch, pack, scene_batch
 from sdiff.model.blocks import ImageStem
-from sdiff.model.conditioning import from_scenes, from_tokens
+from sdiff.model.conditioning import from_scenes, from_tokens, unnamed
 from sdiff.model.detection import HEAD_CHANNELS, assign, detect, detection_loss, read_head
 from sdiff.model.draw import centred, covered_pixels, painted, write
 from sdiff.model.lane_frame import lane_direction, lane_field
@@ -186,6 +186,27 @@ def test_an_autoencoder_learns_a_scene_by_heart() -> None:
     order = np.argsort(found.pose[:, T0, 0])
     assert found.pose[order][:, T0, 0] == pytest.approx([-9.0, 0.0, 12.0], abs=0.5)
     assert found.pose[order][:, -1, 0] == pytest.approx([7.0, 16.0, 28.0], abs=1.5)
+
+
+def test_steps_go_along_the_heading_of_their_box() -> None:
+    head = torch.zeros(1, HEAD_CHANNELS, 64, 64)
+    head[:, 3], head[:, 4] = np.cos(2.0), np.sin(2.0)
+    head[:, -6], head[:, -3] = 0.8, 0.4  # 8 m ahead in the first second, 4 m in the next
+    pose = read_head(head).pose[0, 0]
+    ahead = torch.tensor([np.cos(2.0), np.sin(2.0)], dtype=torch.float32)
+    assert torch.allclose(pose[-2, :2] - pose[T0, :2], 8 * ahead, atol=1e-4)
+    assert torch.allclose(pose[-1, :2] - pose[T0, :2], 12 * ahead, atol=1e-4)
+    assert torch.equal(pose[0, :2], pose[T0, :2])
+
+
+def test_a_kind_that_training_does_not_name_is_still_true() -> None:
+    kind = torch.arange(len(KINDS)).repeat(1000, 1)
+    said = unnamed(kind, torch.Generator().manual_seed(0))
+    other = said != kind
+    for i, name in enumerate(KINDS):
+        vague = "vehicle" if name in VEHICLE_KINDS else "other"
+        assert set(said[:, i][other[:, i]].tolist()) <= {KINDS.index(vague)}
+        assert name == vague or 0.05 < float(other[:, i].float().mean()) < 0.15
 
 
 def test_what_training_drops_is_not_given() -> None:

@@ -8,14 +8,16 @@ import torch
 from torch import Tensor, nn
 
 from sdiff import KINDS, VEHICLE_KINDS, WINDOW_M
+from sdiff.model.autoencoder import LATENT_CELLS
 from sdiff.model.batch import T0, SceneBatch
 from sdiff.model.blocks import fourier
 from sdiff.model.draw import write
 from sdiff.model.lane_frame import lane_direction, turned_back
 from sdiff.scene import TOKEN_NUMBERS, AgentTokens, SceneToken
 
-LATENT_CELLS = 32
 P_MASK_BINS = 10
+UNNAMED_SHARE = 0.1
+"""Of the agents whose kind training does not name: logs that do not know it are read by the same weights."""
 EGO_AT_ORIGIN_M = 0.01
 """A window's origin is its ego's centre."""
 SPEED_SCALE_MPS = 10.0
@@ -121,7 +123,7 @@ def from_scenes(scenes: SceneBatch, generator: torch.Generator | None = None) ->
     for name in ("end_x_m", "end_y_m", "end_heading_rad", "end_speed_mps"):
         given[..., _INDEX[name]] &= scenes.seen[:, :, -1]
     given &= used[..., None]
-    named = unnamed(scenes.kind, 0.1, generator)
+    named = unnamed(scenes.kind, generator)
     kind = torch.where(used & (whole | (rand(b, m) < 0.5)), named, -1)
     count = scenes.real.sum(1)
     moving = ((scenes.speed[..., 0] > 0.5) & scenes.real).sum(1) / count.clamp(min=1)
@@ -130,10 +132,10 @@ def from_scenes(scenes: SceneBatch, generator: torch.Generator | None = None) ->
     return Conditions(numbers * given, given, kind, used, p_mask, scene * scene_given, scene_given)
 
 
-def unnamed(kind: Tensor, share: float, generator: torch.Generator | None = None) -> Tensor:
-    """Kinds (B, M), a share of them said as a log says them that does not know better: `vehicle`, or `other`."""
+def unnamed(kind: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """Kinds (B, M), UNNAMED_SHARE of them said as a log says them that does not know better: `vehicle`, or `other`."""
     vague = torch.where(_IS_VEHICLE.to(kind.device)[kind], _VEHICLE, _OTHER)
-    return torch.where(torch.rand(kind.shape, generator=generator, device=kind.device) < share, vague, kind)
+    return torch.where(torch.rand(kind.shape, generator=generator, device=kind.device) < UNNAMED_SHARE, vague, kind)
 
 
 class TokenEncoder(nn.Module):

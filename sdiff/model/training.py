@@ -14,8 +14,6 @@ from sdiff.model.detection import detection_loss, read_head
 from sdiff.model.muon import Muon, is_matrix
 from sdiff.model.recipe import TrainConfig
 
-UNNAMED_SHARE = 0.1
-"""Of the agents whose kind the autoencoder is not told: logs that do not say it are read by the same weights."""
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
@@ -27,7 +25,7 @@ class AutoencoderStage(nn.Module):
         self.trained = autoencoder
 
     def forward(self, scenes: SceneBatch, map_bev: Tensor) -> dict[str, Tensor]:
-        scenes = scenes._replace(kind=unnamed(scenes.kind, UNNAMED_SHARE))
+        scenes = scenes._replace(kind=unnamed(scenes.kind))
         posterior = self.trained.encode(scenes, map_bev)
         terms = detection_loss(read_head(self.trained.decode(posterior.sample(), map_bev)), scenes)
         kl = posterior.kl()
