@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 import sdiff
+from pipelines import cluster
 from sdiff import columns, storage, tables
 from sdiff.directives import job as job_files
 from sdiff.directives.job import Job
@@ -164,9 +165,10 @@ def default_device() -> str:
 def _run_units(work: Work, todo: list[Unit], actors: int | None, report: Callable[[str], None]) -> Counter[str]:
     on_gpu = work.device == "cuda"
     actors = min(actors or (_gpus() if on_gpu else os.cpu_count() or 1), len(todo))
-    _start_ray(actors)
-    import ray
+    cluster.connect(actors + 1)
+    import ray.data
 
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.execution_no_progress_timeout_s = NO_PROGRESS_TIMEOUT_S
@@ -197,22 +199,6 @@ def _progress(tally: Counter[str], n_units: int, seconds: float) -> str:
         f"{tally['units_made']} of {n_units} units, {tally['scenarios']} scenarios, {rate:.1f}/s, "
         f"{left // 60:.0f}:{left % 60:02.0f} left"
     )
-
-
-def _start_ray(actors: int) -> None:
-    # Ray's core says on stderr that actors could not restart if the driver died; then the job is run again anyway.
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    import ray.data
-
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
-    if not ray.is_initialized():
-        own_cluster = "RAY_ADDRESS" not in os.environ
-        ray.init(
-            num_cpus=actors + 1 if own_cluster else None,
-            include_dashboard=False if own_cluster else None,
-            logging_level=logging.ERROR,
-            log_to_driver=False,
-        )
 
 
 def _gpus() -> int:

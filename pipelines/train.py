@@ -6,7 +6,6 @@ A run writes state.safetensors (all that a resumed run needs), loss.jsonl, loss.
 
 import itertools
 import json
-import logging
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -21,6 +20,7 @@ import torch
 import yaml
 
 import schemas
+from pipelines import cluster
 from pipelines.watch import Board, every
 from sdiff import storage, tables
 from sdiff.columns import agents_from_arrow
@@ -123,10 +123,7 @@ def run(
     threads = max(1, cores // workers)
     told = Run(stage, recipe, windows, output, source, seed, minutes, checkpoint_s, threads, shuffle_rows, facts)
     report(f"{stage}: recipe {recipe.name}, {rows:,} windows to train on, {told.config.steps:,} steps of {size}")
-    if not ray.is_initialized():
-        ray.init(
-            num_cpus=max(cores, workers + 1), include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR
-        )
+    cluster.connect(max(cores, workers + 1))
     board = ray.remote(num_cpus=0)(Board).remote()
     ray.data.DataContext.get_current().enable_progress_bars = False
     fs, _ = storage.filesystem(paths[0])

@@ -5,6 +5,9 @@ from pathlib import Path
 
 import pytest
 
+# Threads of several processes that wait for each other on two cores cost minutes. Before torch is imported.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 LONGEST = "test_train.py"
 
 
