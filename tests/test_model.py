@@ -75,18 +75,17 @@ def test_the_image_drawn_in_training_is_the_image_in_the_table() -> None:
             assert np.quantile(away, 0.999) < 0.5 / 127 + 1e-4, name
 
 
-def test_what_is_written_balances_at_its_place() -> None:
-    xy = torch.rand(30, 2) * 96 - 48
+def test_what_is_written_balances_at_its_place_up_to_the_edge() -> None:
+    xy = torch.rand(30, 2, generator=torch.Generator().manual_seed(0)) * 100 - 50
+    xy[:2] = torch.tensor([[50.0, -50.0], [0.0, -49.9]])
     image = write(torch.eye(30), torch.tensor([0, 1]).repeat(15), xy, n_scenes=2, cells=64)
     axis = 50 - (torch.arange(64) + 0.5) * 100 / 64
     for i in range(30):
         one = image[i % 2, i]
-        assert one.sum() == pytest.approx(1, abs=1e-5) and (one >= 0).all() and int((one > 0).sum()) <= 4
+        assert one.sum() == pytest.approx(1, abs=1e-5) and 1 <= int((one != 0).sum()) <= 4
         assert float(one.sum(1) @ axis) == pytest.approx(float(xy[i, 0]), abs=1e-3)
         assert float(one.sum(0) @ axis) == pytest.approx(float(xy[i, 1]), abs=1e-3)
         assert not image[1 - i % 2, i].any()
-    outside = write(torch.ones(1, 1), torch.tensor([0]), torch.tensor([[50.0, -50.0]]), 1, 64)
-    assert outside[0, 0, 0, 63] == 1 and outside.sum() == 1
 
 
 def test_a_vehicle_that_follows_its_lane_is_the_same_in_every_street() -> None:
@@ -102,15 +101,17 @@ def test_a_vehicle_that_follows_its_lane_is_the_same_in_every_street() -> None:
     assert np.ptp(features, axis=0).max() < 0.03
 
 
-def test_lanes_that_disagree_or_are_not_there_give_no_direction() -> None:
+def test_directions_come_from_the_lane_from_lanes_near_by_or_from_none() -> None:
     image = np.full((1, len(MAP_CHANNELS), 256, 256), 128, np.uint8)
-    image[:, MAP_CHANNELS.index("lane_sin"), :, :128] = 255  # a lane to the left on the left half
-    image[:, MAP_CHANNELS.index("lane_sin"), ::2, 64:128] = 1  # and where it meets another one, none
-    places = torch.tensor([[[30.0, 40.0], [30.0, 12.0], [30.0, -30.0]]])
-    along, cancelled, none = lane_direction(lane_field(torch.from_numpy(image)), places)[0]
-    assert torch.allclose(along, torch.tensor([0.0, 1.0]), atol=0.06)
-    assert torch.allclose(cancelled, torch.tensor([1.0, 0.0]), atol=0.01)
-    assert torch.allclose(none, torch.tensor([1.0, 0.0]), atol=0.01)
+    lane_sin = image[:, MAP_CHANNELS.index("lane_sin")]
+    lane_sin[:, :, :128] = 255  # a lane to the left on the left half
+    lane_sin[:, ::2, 64:128] = 1  # and where it meets another one, none
+    lane_sin[:, :, 224:] = 255  # a lane on the far right
+    places = torch.tensor([[[30.0, 40.0], [30.0, -34.0], [30.0, 12.0], [30.0, -14.0]]])
+    left, forward = torch.tensor([0.0, 1.0]), torch.tensor([1.0, 0.0])
+    on_lane, beside, cancelled, far = lane_direction(lane_field(torch.from_numpy(image)), places)[0]
+    assert torch.allclose(on_lane, left, atol=0.06) and torch.allclose(beside, left, atol=0.06)
+    assert torch.allclose(cancelled, forward, atol=0.06) and torch.allclose(far, forward, atol=0.06)
 
 
 def test_the_latents_of_a_scene_are_the_sum_of_what_each_agent_writes() -> None:
@@ -126,8 +127,8 @@ def test_the_latents_of_a_scene_are_the_sum_of_what_each_agent_writes() -> None:
     assert torch.allclose(written(np.arange(8)) - empty, alone, atol=1e-4)
     at_m = np.array([agents.x_m[0, STEPS_PAST], agents.y_m[0, STEPS_PAST]])
     touched = (written(np.array([0])) != empty).any(1)[0].nonzero().numpy()
-    assert 1 <= len(touched) <= 9
-    assert (np.abs(50 - (touched + 0.5) * 100 / 32 - at_m) < 1.5 * 100 / 32 + 0.01).all()
+    assert 1 <= len(touched) <= 4
+    assert (np.abs(50 - (touched + 0.5) * 100 / 32 - at_m) < 0.75 * 100 / 32 + 0.01).all()
 
 
 def test_the_image_stem_is_a_convolution_of_the_image() -> None:
@@ -177,9 +178,9 @@ def test_an_autoencoder_learns_a_scene_by_heart() -> None:
     autoencoder = Autoencoder(TINY.autoencoder)
     stage, state = (
         AutoencoderStage(autoencoder),
-        TrainState(autoencoder, TrainConfig(steps=120, warmup=10)),
+        TrainState(autoencoder, TrainConfig(steps=200, warmup=10)),
     )
-    for _ in range(120):
+    for _ in range(200):
         state.update(stage(scenes, image)["loss"])
     with torch.no_grad():
         found = detect(autoencoder.decode(autoencoder.encode(scenes, image).mean, image))[0]
@@ -241,7 +242,7 @@ def test_sampling_again_gives_the_same_agents() -> None:
     torch.manual_seed(0)
     model = ScenarioModel(TINY).eval()
     torch.nn.init.normal_(model.autoencoder.head[-1].weight)  # scores that differ from cell to cell, about one half
-    torch.nn.init.zeros_(model.autoencoder.head[-1].bias)
+    torch.nn.init.constant_(model.autoencoder.head[-1].bias, -2.0)  # but not in every second cell
     ego = AgentTokens.unspecified(1)
     keys = [(7, f"s{i}", 0) for i in range(2)]
     once, again = (model.sample(maps(2), [ego] * 2, [SceneToken()] * 2, keys, steps=3) for _ in range(2))

@@ -47,10 +47,11 @@ class Autoencoder(nn.Module):
         c, w = config.latent_channels, config.width
         self.config = config
         self.stem = STEMS[config.stem](w)
-        # Linear after the stem: a scene's latents are the sum of what each of its agents writes into the cells near it.
+        # Linear after the stem: a scene's latents are the sum of what each of its agents writes into the cells near it,
+        # two by two at most: parked cars stand side by side.
         self.encoder = nn.Sequential(
             *[ResBlock(w, w, norm=CellNorm) for _ in range(config.encoder_blocks)],
-            nn.Conv2d(w, 2 * c, 4, stride=2, padding=1),
+            nn.Conv2d(w, 2 * c, 2, stride=2),
         )
         self.map_tower = MapTower(config.map_width)
         self.widen = nn.Conv2d(c, w, 3, padding=1)

@@ -71,15 +71,16 @@ def painted(scenes: SceneBatch) -> Tensor:
 def write(vectors: Tensor, scene: Tensor, xy_m: Tensor, n_scenes: int, cells: int) -> Tensor:
     """An image (B, C, cells, cells) of N vectors (N, C) at places (N, 2) [m] in scenes (N,) int64.
 
-    Each is spread over the four cells around its place by bilinear weights, so that what is written moves with it.
+    Each is spread over the four cells around its place by bilinear weights, so that what is written moves with it;
+    in the outer half of the outermost cells, over the nearest four, by the same weights carried on.
     """
     at = (WINDOW_M / 2 - xy_m) * (cells / WINDOW_M) - 0.5
-    corner = at.floor()
+    corner = at.floor().clamp(0, cells - 2)
     part = at - corner  # of the way from that cell's centre to the next
     image = vectors.new_zeros(n_scenes * cells * cells, vectors.shape[-1])
     for down in (0, 1):
         for right in (0, 1):
-            row, column = (corner.long() + corner.new_tensor([down, right]).long()).clamp(0, cells - 1).unbind(-1)
+            row, column = (corner.long() + corner.new_tensor([down, right]).long()).unbind(-1)
             weight = (part if down else 1 - part)[:, :1] * (part if right else 1 - part)[:, 1:]
             image = image.index_add(0, (scene * cells + row) * cells + column, vectors * weight)
     return image.view(n_scenes, cells, cells, -1).permute(0, 3, 1, 2).contiguous()

@@ -12,8 +12,10 @@ from sdiff import WINDOW_M
 from sdiff.scene import BEV_PIXELS, MAP_CHANNELS
 
 FIELD_CELLS = 64
-AHEAD = 0.01
-"""Added to the mean lane direction, forward in the window: all there is where lanes cancel or are none."""
+WIDE_CELLS, WIDE_SHARE = 8, 0.1
+"""Share of the mean over so many cells a side: all there is on sidewalks and in car parks, beside the lanes."""
+AHEAD = 0.001
+"""Forward in the window, added to the rest: all there is where lanes cancel or are far."""
 _COS, _SIN = MAP_CHANNELS.index("lane_cos"), MAP_CHANNELS.index("lane_sin")
 
 
@@ -22,8 +24,10 @@ def lane_field(map_bev: Tensor) -> Tensor:
 
     map_bev: (B, 8, 256, 256) uint8.
     """
-    unit = (map_bev[:, [_COS, _SIN]].to(torch.float32) - 128) / 127
-    return F.avg_pool2d(unit, BEV_PIXELS // FIELD_CELLS) + unit.new_tensor([AHEAD, 0.0]).view(1, 2, 1, 1)
+    unit = F.avg_pool2d((map_bev[:, [_COS, _SIN]].to(torch.float32) - 128) / 127, BEV_PIXELS // FIELD_CELLS)
+    near = F.avg_pool2d(unit, 3, stride=1, padding=1)
+    wide = F.interpolate(F.avg_pool2d(unit, WIDE_CELLS), size=unit.shape[2:], mode="bilinear", align_corners=False)
+    return near + WIDE_SHARE * wide + unit.new_tensor([AHEAD, 0.0]).view(1, 2, 1, 1)
 
 
 def lane_direction(field: Tensor, xy_m: Tensor) -> Tensor:

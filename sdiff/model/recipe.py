@@ -14,7 +14,7 @@ class AutoencoderConfig:
     """
 
     stem: str = "centres"
-    latent_channels: int = 8
+    latent_channels: int = 16
     width: int = 64
     map_width: int = 24
     encoder_blocks: int = 0
