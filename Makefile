@@ -14,6 +14,8 @@ $(READY): requirements.lock pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check -r requirements.lock
 	$(BIN)/python -m pip install --quiet --no-compile --disable-pip-version-check --no-deps -e .
+	@# Ray and Beam start dozens of processes, each of which imports it all; as bytecode that takes a third of the time.
+	$(BIN)/python -m compileall -qq -j 0 .venv/lib || true # a few files in there are for other versions of Python
 	touch $@
 
 demo: setup
