@@ -1,62 +1,109 @@
-"""Generated scenarios beside the logs' own windows at the same places, and beside pasted logs."""
+"""Generated scenarios beside the logs' own windows at the same places, and between both ends of the scale.
+
+The better end is another draw of the same traffic: the same place of the same map at another time. The worse end are
+agents put down naively: at random along the lanes, pasted from a random log, replayed from the log that looks alike.
+"""
 
 import zlib
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
-from dataclasses import fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
 import orjson
 import pyarrow as pa
 import pyarrow.dataset as ds
+import pyarrow.parquet as pq
 from rich.table import Table
 
 from sdiff import storage, tables
-from sdiff.baselines import PastedLogs
+from sdiff.baselines import TrainingScenes, Visits, along_lanes, layout, seen_from
 from sdiff.columns import agents_from_arrow, tokens_from_arrow
 from sdiff.geometry import SE2
-from sdiff.metrics import report
 from sdiff.metrics.map_fit import LaneSegments
-from sdiff.scene import BEV_PIXELS, MAP_CHANNELS, STEPS_FUTURE, STEPS_PAST, Agents
+from sdiff.metrics.measures import (
+    MEASURES,
+    Place,
+    distance_values,
+    scene_values,
+    token_values,
+    unlike_values,
+)
+from sdiff.metrics.tally import Tally, ways_left
+from sdiff.scene import BEV_PIXELS, MAP_CHANNELS, STEPS_FUTURE, STEPS_PAST, Agents, AgentTokens
 
-COLUMNS = {"generated": "generated", "logs": "logs", "paste": "random-log paste"}
+COLUMNS = {
+    "generated": "generated",
+    "logs": "logs",
+    "again": "logs again",
+    "lanes": "along lanes",
+    "paste": "pasted log",
+    "replay": "nearest log",
+}
 """What stands side by side in the report, and its headings."""
 
-PLACES_AT_ONCE = 1024
-"""Places held in memory at a time; each takes about 0.1 MB."""
-PASTED_WINDOWS = 512
-"""Windows that the paste baseline draws from."""
+PLACES_AT_ONCE = 512
+"""Places held in memory at a time; each takes about 0.2 MB."""
+TRAINING_OBJECTS, TRAINING_WINDOWS = 64, 1024
+"""Objects that the baselines' windows are read from, and how many windows."""
+DRAWS_LOOKED_AT = 8
+"""Of the windows at a place at other times, those nearest to it, until one has the same signals."""
+ALIKE_COMPARED = 8
+"""Scenarios of one directive and place that are compared with each other, at most."""
 _ROWS_AT_ONCE = 64
+_ORIGIN = ("origin_x_m", "origin_y_m", "origin_heading_rad")
+_LANE_USERS = {"bike": "cyclist", "pedestrian": "pedestrian"}
+
+
+@dataclass
+class _Tallies:
+    """Of all places by column; and, where there is another draw, of the three that the way is measured between."""
+
+    columns: dict[str, Tally] = field(default_factory=lambda: {column: Tally() for column in COLUMNS})
+    between: dict[str, Tally] = field(default_factory=lambda: {c: Tally() for c in ("generated", "again", "lanes")})
 
 
 def run(
     scenarios: str, windows: str, output: str | None = None, seed: int = 0, limit: int | None = None
 ) -> dict[str, Any]:
-    """Measure scenarios against the windows that lent their places, with the logs and pasted logs beside them.
+    """Measure scenarios against the windows that lent their places, with the logs and naive agents beside them.
 
     scenarios, windows: tables or their parents; the table maps lies beside windows. output: folder that
-    evaluation.json goes to. seed: for the paste baseline, the halves of logs, and the choice that `limit` makes.
-    limit: measure that many scenarios, drawn at random.
-    The logs' and the paste's measures count once per scenario of their place; the MMD of the logs is that between
-    random halves of each scene. Raises tables.TableError where a table is missing or no scenario has its window.
+    evaluation.json goes to. seed: for the baselines and the choice that `limit` makes. limit: measure that many
+    scenarios, drawn at random. All columns but the generated one count once per scenario of their place.
+    Raises tables.TableError where a table is missing or no scenario has its window.
     """
     windows = storage.table_uri(windows, "windows")
     places, skipped = _choose(scenarios, windows, seed, limit)
-    paste, source = _pasted_logs(windows, seed)
-    tallies = {column: report.Tally() for column in COLUMNS}
+    training, source = _training_scenes(windows, seed)
     wanted = sorted(set(places.values()))
+    again, n_again = _again(windows, wanted), 0
+    tallies = _Tallies()
     for first in range(0, len(wanted), PLACES_AT_ONCE):
-        _measure(scenarios, windows, wanted[first : first + PLACES_AT_ONCE], set(places), paste, seed, tallies)
+        chunk = wanted[first : first + PLACES_AT_ONCE]
+        found = _places(windows, chunk)
+        draws = _draws(windows, found, again)
+        n_again += len(draws)
+        _measure(scenarios, found, draws, set(places), training, seed, tallies)
+    logs = tallies.columns["logs"]
+    ways = ways_left(*tallies.between.values())
     result: dict[str, Any] = {
         "scenarios": scenarios,
         "windows": windows,
         "seed": seed,
         "n_scenarios": len(places),
         "n_places": len(wanted),
+        "n_places_again": n_again,
         "skipped": skipped,
-        "pasted_from": {"split": source, "windows": len(paste.scenes)},
-        "columns": {column: tally.result() for column, tally in tallies.items()},
+        "baselines_from": {"split": source, "windows": len(training.scenes)},
+        "columns": {column: tally.result(logs) for column, tally in tallies.columns.items()},
+        "intervals": {column: tally.intervals() for column, tally in tallies.columns.items()},
+        "way_left": {key: way._asdict() for key, way in ways.items()},
+        "regions": {
+            region: {column: tally.result(logs, region) for column, tally in tallies.columns.items()}
+            for region in logs.regions
+        },
     }
     if output is not None:
         result["output"] = storage.join(output, "evaluation.json")
@@ -67,14 +114,34 @@ def run(
 def table(result: dict[str, Any]) -> Table:
     """The result of `run` for a terminal."""
     title = f"{result['n_scenarios']} scenarios at {result['n_places']} places"
-    shown = Table("measure", "unit", *COLUMNS.values(), title=title)
+    caption = (
+        "±: half the 95 % interval over logs. logs again: the same place and signals at another time, where the table "
+        f"has one ({result['n_places_again']} places). way left: of the way from along lanes to there; blank where the "
+        "two do not differ for sure."
+    )
+    shown = Table("measure", "unit", "generated", "±", *list(COLUMNS.values())[1:], "way left", title=title)
+    shown.caption = caption
     for column in shown.columns[2:]:
         column.justify = "right"
-    for measure in report.MEASURES:
+    for measure in MEASURES:
         values = [result["columns"][column][measure.key] for column in COLUMNS]
-        if any(values) or not measure.key.startswith("agents."):  # kinds that nobody has stay out
-            shown.add_row(measure.label, measure.unit, *("–" if v is None else f"{v:.3f}" for v in values))
+        if measure.label.startswith("  ") and not any(values):  # kinds that nobody has stay out
+            continue
+        interval = result["intervals"]["generated"].get(measure.key)
+        way = result["way_left"].get(measure.key)
+        shown.add_row(
+            measure.label,
+            measure.unit,
+            _number(values[0]),
+            _number((interval[1] - interval[0]) / 2 if interval else None),
+            *map(_number, values[1:]),
+            _number(way["left"], 2) if way else "",
+        )
     return shown
+
+
+def _number(value: float | None, digits: int = 3) -> str:
+    return "–" if value is None else f"{value:.{digits}f}"
 
 
 def _choose(scenarios: str, windows: str, seed: int, limit: int | None) -> tuple[dict[str, str], dict[str, int]]:
@@ -101,93 +168,176 @@ def _choose(scenarios: str, windows: str, seed: int, limit: int | None) -> tuple
     return dict(found), skipped
 
 
-def _pasted_logs(windows: str, seed: int) -> tuple[PastedLogs, str]:
-    """Agents of random training windows; of any windows where the table has no training split."""
-    ids = tables.read(windows, "windows", ["window_id", "split"])
-    every, split = (np.array(ids[c].to_pylist()) for c in ("window_id", "split"))
-    pool, source = (every[split == "train"], "train") if (split == "train").any() else (every, "all")
-    drawn = np.random.default_rng(seed).choice(np.sort(pool), min(PASTED_WINDOWS, len(pool)), replace=False)
-    scenes: dict[str, tuple[Agents, str]] = {}
-    for rows in _batches(windows, "windows", ["window_id", "log_id", "agents"], "window_id", drawn.tolist()):
-        agents = map(_first_41_steps, agents_from_arrow(rows["agents"]))
-        kept = zip(agents, rows["log_id"].to_pylist(), strict=True)
-        scenes.update(zip(rows["window_id"].to_pylist(), kept, strict=True))
-    ordered = [scenes[w] for w in sorted(scenes)]
-    return PastedLogs([a for a, _ in ordered], [log for _, log in ordered]), source
+def _training_scenes(windows: str, seed: int) -> tuple[TrainingScenes, str]:
+    """Random training windows of random objects of the table; any windows where it has no training split."""
+    rng = np.random.default_rng(seed)
+    found: dict[str, list[tuple[Agents, str, Any]]] = {"train": [], "all": []}
+    objects = storage.objects(windows)
+    for uri in (objects[i] for i in sorted(rng.permutation(len(objects))[:TRAINING_OBJECTS])):
+        fs, path = storage.filesystem(uri)
+        rows = pq.read_table(path, filesystem=fs, columns=["log_id", "split", "agents", "map_bev"])
+        drawn = np.sort(rng.permutation(len(rows))[: -(-TRAINING_WINDOWS // min(len(objects), TRAINING_OBJECTS))])
+        rows = rows.take(drawn).combine_chunks()
+        scenes = map(_first_41_steps, agents_from_arrow(rows["agents"]))
+        places = (layout(_bev(blob)) for blob in rows["map_bev"].to_pylist())
+        for split, *kept in zip(rows["split"].to_pylist(), scenes, rows["log_id"].to_pylist(), places, strict=True):
+            for to in {split, "all"} & set(found):
+                found[to].append(tuple(kept))
+    source = "train" if found["train"] else "all"
+    agents, logs, layouts = zip(*found[source], strict=True)
+    return TrainingScenes(agents, logs, np.stack(layouts)), source
 
 
-def _measure(
-    scenarios: str,
-    windows: str,
-    window_ids: list[str],
-    chosen: set[str],
-    paste: PastedLogs,
-    seed: int,
-    tallies: dict[str, report.Tally],
-) -> None:
-    """Add the chosen scenarios of some places, and the places themselves, to the tallies."""
-    places = _places(windows, window_ids)
-    rng = {w: np.random.default_rng([seed, zlib.crc32(w.encode())]) for w in window_ids}
-    pasted = {w: paste.sample(place.log_id, rng[w]) for w, place in places.items()}
-    count: Counter[str] = Counter()
-    columns = ["scenario_id", "window_id", "agents", "tokens"]
-    for rows in _batches(scenarios, "scenarios", columns, "window_id", window_ids):
-        scenes = zip(agents_from_arrow(rows["agents"]), tokens_from_arrow(rows["tokens"]), strict=True)
-        names = zip(rows["scenario_id"].to_pylist(), rows["window_id"].to_pylist(), strict=True)
-        for (scenario_id, window_id), (agents, tokens) in zip(names, scenes, strict=True):
-            if scenario_id not in chosen:
-                continue
-            place, count[window_id] = places[window_id], count[window_id] + 1
-            tallies["generated"].add(report.scene_values(agents, place))
-            tallies["generated"].add(report.distance_values(agents, place.agents))
-            tallies["generated"].add(report.token_values(tokens, agents))
-            tallies["logs"].add(report.token_values(tokens, place.agents))
-            if (other := pasted[window_id]) is not None:
-                tallies["paste"].add(report.token_values(tokens, other))
-    for window_id, n in sorted(count.items()):
-        place = places[window_id]
-        tallies["logs"].add(report.scene_values(place.agents, place), n)
-        tallies["logs"].add(report.split_distance_values(place.agents, rng[window_id]), n)
-        if (other := pasted[window_id]) is not None:
-            tallies["paste"].add(report.scene_values(other, place), n)
-            tallies["paste"].add(report.distance_values(other, place.agents), n)
+def _again(windows: str, window_ids: list[str]) -> dict[str, list[str]]:
+    """For each place the windows there at other times, nearest first."""
+    rows = tables.read(windows, "windows", ["window_id", "map_id", "log_id", "t0_us", *_ORIGIN])
+    ids = np.array(rows["window_id"].to_pylist())
+    visits = Visits(
+        np.array(rows["map_id"].to_pylist()),
+        np.array(rows["log_id"].to_pylist()),
+        np.stack([rows[c].to_numpy() for c in _ORIGIN], -1),
+        rows["t0_us"].to_numpy() / 1e6,
+    )
+    asked = np.flatnonzero(np.isin(ids, window_ids))
+    found = visits.again(asked)
+    return {str(ids[i]): ids[others[:DRAWS_LOOKED_AT]].tolist() for i, others in zip(asked, found, strict=True)}
 
 
-def _places(windows: str, window_ids: list[str]) -> dict[str, report.Place]:
+@dataclass(frozen=True)
+class _Here:
+    """A place with what only the evaluation needs of it: its layout, its pose, its signals at t0 by lane."""
+
+    place: Place
+    layout: Any
+    map_SE2_window: SE2
+    signals: dict[str, int]
+
+
+def _places(windows: str, window_ids: list[str]) -> dict[str, _Here]:
     """What the windows table and the maps beside it say about some places."""
-    found: dict[str, report.Place] = {}
+    found: dict[str, _Here] = {}
     on_map: dict[str, dict[str, SE2]] = {}
-    origin = ["origin_x_m", "origin_y_m", "origin_heading_rad"]
-    columns = ["window_id", "log_id", "map_id", "map_bev", "agents", *origin]
+    columns = ["window_id", "log_id", "map_id", "region", "map_bev", "agents", "lights", *_ORIGIN]
     channel = MAP_CHANNELS.index("drivable_area")
     for rows in _batches(windows, "windows", columns, "window_id", window_ids):
         scenes = map(_first_41_steps, agents_from_arrow(rows["agents"]))
         for agents, row in zip(scenes, rows.drop_columns(["agents"]).to_pylist(), strict=True):
-            bev = np.frombuffer(row["map_bev"], np.uint8).reshape(len(MAP_CHANNELS), BEV_PIXELS, BEV_PIXELS)
-            window_id, no_lanes = row["window_id"], LaneSegments.join([])
-            found[window_id] = report.Place(window_id, row["log_id"], agents, bev[channel] > 0, no_lanes)
-            on_map.setdefault(row["map_id"], {})[window_id] = SE2(*(row[c] for c in origin))
-    lanes: dict[str, list[LaneSegments]] = {window_id: [] for window_id in found}
-    for map_id, part in _lanes(windows, sorted(on_map)):
+            bev, pose = _bev(row["map_bev"]), SE2(*(row[c] for c in _ORIGIN))
+            place = Place(row["window_id"], row["log_id"], row["region"], agents, bev[channel] > 0, {})
+            found[place.window_id] = _Here(place, layout(bev), pose, _signals(row["lights"]))
+            on_map.setdefault(row["map_id"], {})[place.window_id] = pose
+    lanes: dict[str, dict[str, list[LaneSegments]]] = {w: defaultdict(list) for w in found}
+    for map_id, user, part in _lanes(windows, sorted(on_map)):
         for window_id, map_SE2_window in on_map[map_id].items():
-            lanes[window_id].append(part.window(map_SE2_window))
-    return {w: replace(place, lanes=LaneSegments.join(lanes[w])) for w, place in found.items()}
+            lanes[window_id][user].append(part.window(map_SE2_window))
+    users = ("vehicle", *_LANE_USERS.values())
+    return {
+        w: replace(here, place=replace(here.place, lanes={u: LaneSegments.join(lanes[w][u]) for u in users}))
+        for w, here in found.items()
+    }
 
 
-def _lanes(windows: str, map_ids: list[str]) -> Iterator[tuple[str, LaneSegments]]:
-    """Lanes that vehicles drive on, some lanes of one map at a time, map frame."""
+def _draws(windows: str, here: dict[str, _Here], again: dict[str, list[str]]) -> dict[str, Agents]:
+    """The agents of the nearest other draw of each place whose signals were the same at t0, in the place's frame."""
+    asked = sorted({other for w in here for other in again[w]})
+    found: dict[str, tuple[Agents, SE2, dict[str, int]]] = {}
+    for rows in _batches(windows, "windows", ["window_id", "agents", "lights", *_ORIGIN], "window_id", asked):
+        scenes = map(_first_41_steps, agents_from_arrow(rows["agents"]))
+        for agents, row in zip(scenes, rows.drop_columns(["agents"]).to_pylist(), strict=True):
+            found[row["window_id"]] = agents, SE2(*(row[c] for c in _ORIGIN)), _signals(row["lights"])
+    out = {}
+    for window_id, place in here.items():
+        window_SE2_map = place.map_SE2_window.inverse()
+        for agents, map_SE2_other, signals in (found[other] for other in again[window_id]):
+            if all(place.signals[lane] == state for lane, state in signals.items() if lane in place.signals):
+                out[window_id] = seen_from(agents, window_SE2_map.after(map_SE2_other))
+                break
+    return out
+
+
+def _measure(
+    scenarios: str,
+    here: dict[str, _Here],
+    draws: dict[str, Agents],
+    chosen: set[str],
+    training: TrainingScenes,
+    seed: int,
+    tallies: _Tallies,
+) -> None:
+    """Add the chosen scenarios of some places, and the places themselves, to the tallies."""
+    rng = {w: np.random.default_rng([seed, zlib.crc32(w.encode())]) for w in here}
+    others: dict[str, dict[str, Agents | None]] = {}
+    for w, at in here.items():
+        pasted = training.any(at.place.log_id, rng[w])
+        others[w] = {
+            "again": draws.get(w),
+            "lanes": pasted and along_lanes(pasted, at.place.lanes, rng[w]),
+            "paste": pasted,
+            "replay": training.nearest(at.place.log_id, at.layout),
+        }
+    count: Counter[str] = Counter()
+    of_directive: defaultdict[tuple[str, str], list[Agents]] = defaultdict(list)
+    columns = ["scenario_id", "window_id", "directive", "agents", "tokens"]
+    for rows in _batches(scenarios, "scenarios", columns, "window_id", sorted(here)):
+        scenes = zip(agents_from_arrow(rows["agents"]), tokens_from_arrow(rows["tokens"]), strict=True)
+        names = (rows[c].to_pylist() for c in ("scenario_id", "window_id", "directive"))
+        for scenario_id, window_id, directive, (agents, tokens) in zip(*names, scenes, strict=True):
+            if scenario_id not in chosen:
+                continue
+            place, count[window_id] = here[window_id].place, count[window_id] + 1
+            values = scene_values(agents, place) | distance_values(agents, place.agents)
+            tallies.columns["generated"].add(values | token_values(tokens, agents), place)
+            if others[window_id]["again"] is not None:
+                tallies.between["generated"].add(values, place)
+            _add_tokens(tallies, tokens, place, others[window_id])
+            alike = of_directive[window_id, directive]
+            if len(alike) < ALIKE_COMPARED:
+                for other in alike:
+                    tallies.columns["generated"].add(unlike_values(agents, other), place)
+                alike.append(agents)
+    for window_id, n in sorted(count.items()):
+        place = here[window_id].place
+        tallies.columns["logs"].add(scene_values(place.agents, place), place, n)
+        for column, scene in others[window_id].items():
+            if scene is None:
+                continue
+            values = scene_values(scene, place) | distance_values(scene, place.agents)
+            tallies.columns[column].add(values | unlike_values(scene, place.agents), place, n)
+            if column in tallies.between and others[window_id]["again"] is not None:
+                tallies.between[column].add(values, place, n)
+
+
+def _add_tokens(tallies: _Tallies, tokens: AgentTokens, place: Place, others: dict[str, Agents | None]) -> None:
+    """How well those fulfil a scenario's tokens that were not asked to."""
+    tallies.columns["logs"].add(token_values(tokens, place.agents), place)
+    for column, scene in others.items():
+        if scene is not None:
+            tallies.columns[column].add(token_values(tokens, scene), place)
+
+
+def _bev(blob: bytes) -> Any:
+    return np.frombuffer(blob, np.uint8).reshape(len(MAP_CHANNELS), BEV_PIXELS, BEV_PIXELS)
+
+
+def _signals(lights: dict[str, Any]) -> dict[str, int]:
+    """State at t0 by lane."""
+    return {lane: states[STEPS_PAST] for lane, states in zip(lights["feature_id"], lights["state"], strict=True)}
+
+
+def _lanes(windows: str, map_ids: list[str]) -> Iterator[tuple[str, str, LaneSegments]]:
+    """Map, who uses them, and lanes: some lanes of one map at a time, map frame."""
     beside = windows.rpartition("/")[0] or "."
     columns = ["map_id", "kind", "lane_type", "x_m", "y_m", "width_m"]
     for rows in _batches(beside, "maps", columns, "map_id", map_ids, rows_at_once=4096):
-        rows = rows.filter(
-            (ds.field("kind") == "lane_centerline") & ~ds.field("lane_type").isin(["bike", "pedestrian"])
-        )
-        for map_id in sorted(set(rows["map_id"].to_pylist())):
-            part = rows.filter(ds.field("map_id") == map_id).combine_chunks()
+        rows = rows.filter(ds.field("kind") == "lane_centerline").combine_chunks()
+        of_map = np.array(rows["map_id"].to_pylist(), np.str_)
+        user = np.array([_LANE_USERS.get(t, "vehicle") for t in rows["lane_type"].to_pylist()], np.str_)
+        for map_id, who in sorted(set(zip(of_map.tolist(), user.tolist(), strict=True))):
+            part = rows.filter(pa.array((of_map == map_id) & (user == who))).combine_chunks()
             x, y = (part[c].combine_chunks() for c in ("x_m", "y_m"))
             start = np.cumsum([0, *x.value_lengths().to_pylist()])
             xy_m = np.stack([x.flatten().to_numpy(), y.flatten().to_numpy()], -1)
-            yield map_id, LaneSegments.from_polylines(start, xy_m, part["width_m"].to_numpy().astype(np.float64))
+            yield map_id, who, LaneSegments.from_polylines(start, xy_m, part["width_m"].to_numpy().astype(np.float64))
 
 
 def _batches(
@@ -195,7 +345,10 @@ def _batches(
 ) -> Iterator[pa.Table]:
     """Rows whose `key` is among `wanted`, a few at a time, in the table's order."""
     batches = tables.dataset(uri, name).to_batches(
-        columns=columns, filter=ds.field(key).isin(wanted), batch_size=rows_at_once, batch_readahead=1
+        columns=columns,
+        filter=ds.field(key).isin(pa.array(wanted, pa.string())),
+        batch_size=rows_at_once,
+        batch_readahead=1,
     )
     return (pa.Table.from_batches([batch]) for batch in batches if len(batch))
 

@@ -35,6 +35,11 @@ class SE2(NamedTuple):
         """Headings of src in dst, in (-pi, pi] [rad]. Any shape."""
         return wrap_angle(np.asarray(heading_rad, np.float64) + self.heading_rad)
 
+    def after(self, src_SE2_other: "SE2") -> "SE2":
+        """dst_SE2_other, where this is dst_SE2_src."""
+        x, y = self.apply(src_SE2_other.x_m, src_SE2_other.y_m)
+        return SE2(float(x), float(y), float(self.turn(src_SE2_other.heading_rad)))
+
     def inverse(self) -> "SE2":
         """src_SE2_dst."""
         c, s = np.cos(self.heading_rad), np.sin(self.heading_rad)

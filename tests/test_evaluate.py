@@ -15,7 +15,6 @@ from traffic import traffic
 import schemas
 from pipelines import evaluate
 from sdiff import tables
-from sdiff.baselines import PastedLogs
 from sdiff.columns import agents_to_arrow, scene_tokens_to_arrow, tokens_to_arrow
 from sdiff.logs.driving_log import FEATURE_KINDS, LANE_TYPES
 from sdiff.scene import BEV_PIXELS, MAP_CHANNELS, Agents, AgentTokens, SceneToken
@@ -57,8 +56,10 @@ def write_maps(uri: Path) -> None:
     tables.write(fill("maps", rows), "maps", str(uri), "road")
 
 
-def write_windows(uri: Path, scenes: dict[str, Agents], split: str = "val", name: str = "part") -> None:
-    """Windows at the middle of the road, along it; one log each."""
+def write_windows(
+    uri: Path, scenes: dict[str, Agents], split: str = "val", name: str = "part", t0_s: int = 0, ahead_m: float = 0.0
+) -> None:
+    """Windows at the middle of the road or ahead of it, along it; one log each."""
     bev = np.zeros((len(MAP_CHANNELS), BEV_PIXELS, BEV_PIXELS), np.uint8)
     bev[0, :, 119:137] = 255  # |y| < 3.5 m
     n = len(scenes)
@@ -67,8 +68,9 @@ def write_windows(uri: Path, scenes: dict[str, Agents], split: str = "val", name
         "log_id": [f"log of {w}" for w in scenes],
         "map_id": ["road"] * n,
         "split": [split] * n,
-        "origin_x_m": [1000.0] * n,
-        "origin_y_m": [2000.0] * n,
+        "t0_us": [t0_s * 1_000_000] * n,
+        "origin_x_m": [1000.0 + ahead_m * np.cos(ROAD_ANGLE_RAD)] * n,
+        "origin_y_m": [2000.0 + ahead_m * np.sin(ROAD_ANGLE_RAD)] * n,
         "origin_heading_rad": [ROAD_ANGLE_RAD] * n,
         "n_agents": [len(a) for a in scenes.values()],
         "map_bev": [bev.tobytes()] * n,
@@ -121,7 +123,7 @@ def test_the_logs_own_agents_score_as_the_logs_do_and_a_crash_does_not(data: Pat
     result = evaluate.run(str(data), str(data), str(data / "out"))
     generated, logs, paste = (result["columns"][c] for c in ("generated", "logs", "paste"))
     for key, value in logs.items():
-        if not key.startswith("mmd2") and key != "agents_error":
+        if value is not None:
             assert generated[key] == value, key
     assert generated["agents"] == generated["agents.car"] == 4.5
     assert generated["agents_error"] == 0 and paste["agents_error"] == 0.5
@@ -133,15 +135,19 @@ def test_the_logs_own_agents_score_as_the_logs_do_and_a_crash_does_not(data: Pat
     assert paste["collision_t0"] == paste["collision"] == 0.5 and paste["has_collision"] == 1
     for feature in ("position", "heading", "velocity"):
         assert generated[f"mmd2.{feature}"] < 0.01 < paste[f"mmd2.{feature}"]
-    assert result["pasted_from"] == {"split": "train", "windows": 1}
+    assert result["columns"]["replay"] == {**paste, "unlike": result["columns"]["replay"]["unlike"]}
+    along = result["columns"]["lanes"]
+    assert along["on_lane_share"] == 1 and along["lane_heading_error_rad"] == pytest.approx(0, abs=1e-6)
+    assert result["baselines_from"] == {"split": "train", "windows": 1}
     assert json.loads((data / "out" / "evaluation.json").read_bytes()) == result
 
 
-def test_tokens_are_matched_in_all_three_columns(data: Path) -> None:
+def test_tokens_are_matched_in_all_columns(data: Path) -> None:
     asked = AgentTokens.unspecified(2)
     asked.x_m[:], asked.y_m[:], asked.speed_mps[:] = [0.0, -9.0], [-1.75, -1.75], [5.0, 3.0]
     write_scenarios(data, [("a", queue(2), asked)])
-    generated, logs, paste = evaluate.run(str(data), str(data))["columns"].values()
+    columns = evaluate.run(str(data), str(data))["columns"]
+    generated, logs, paste = (columns[c] for c in ("generated", "logs", "paste"))
     assert generated["token_match"] == logs["token_match"] == 1 and paste["token_match"] == 0
     assert generated["token_speed_error_mps"] == pytest.approx(1.0)
     assert generated["token_end_speed_error_mps"] is None and paste["token_speed_error_mps"] is None
@@ -192,12 +198,24 @@ def test_scenes_without_agents_are_measured(data: Path) -> None:
     assert generated["drivable_share"] is None and generated["collision"] is None
 
 
-def test_a_place_never_gets_the_agents_of_its_own_log() -> None:
-    scenes = [queue(1), queue(2), queue(3)]
-    paste, rng = PastedLogs(scenes, ["log a", "log b", "log b"]), np.random.default_rng(0)
-    assert {len(scene) for _ in range(50) if (scene := paste.sample("log a", rng))} == {2, 3}
-    assert paste.sample("log b", rng) is scenes[0]
-    assert PastedLogs(scenes[:1], ["log a"]).sample("log a", rng) is None
+def test_the_same_place_at_another_time_is_another_draw(data: Path) -> None:
+    write_windows(data, {"later": queue(4, first_m=-1.0)}, name="later", t0_s=60, ahead_m=1.0)
+    write_windows(data, {"soon": crash(4)}, name="soon", t0_s=30)
+    write_windows(data, {"far": crash(4)}, name="far", t0_s=90, ahead_m=5.0)
+    write_scenarios(data, [("a", crash(4), FREE)])
+    result = evaluate.run(str(data), str(data))
+    again = result["columns"]["again"]
+    assert result["n_places_again"] == 1
+    assert again["agents"] == 4 and again["collision"] == 0 and again["agents_error"] == 0
+    assert again["unlike"] == 0 and again["mmd2.position"] < 0.01
+
+
+def test_scenarios_of_one_directive_and_place_are_compared_with_each_other(data: Path) -> None:
+    write_scenarios(data, [("a", queue(4), FREE), ("a", queue(4), FREE), ("b", queue(4), FREE)])
+    assert evaluate.run(str(data), str(data))["columns"]["generated"]["unlike"] == 0
+    other = data / "other"
+    write_scenarios(other, [("a", queue(4), FREE), ("a", crash(4), FREE)])
+    assert evaluate.run(str(other), str(data))["columns"]["generated"]["unlike"] == 1
 
 
 def test_the_table_has_a_line_per_measure_and_no_kinds_that_nobody_has(data: Path) -> None:
@@ -205,5 +223,5 @@ def test_the_table_has_a_line_per_measure_and_no_kinds_that_nobody_has(data: Pat
     console = Console(width=160, record=True)
     console.print(evaluate.table(evaluate.run(str(data), str(data))))
     text = console.export_text()
-    assert "random-log paste" in text and "lane-heading error" in text and "car" in text
+    assert "pasted log" in text and "lane-heading error" in text and "car" in text
     assert "motorcyclist" not in text

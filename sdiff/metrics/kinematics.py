@@ -4,6 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sdiff import KINDS, STEP_S
+from sdiff.geometry import wrap_angle
 from sdiff.scene import Agents
 
 Array = NDArray[np.float64]
@@ -40,3 +41,19 @@ def acceleration_mps2(agents: Agents) -> Array:
     moving = np.hypot(wheeled.vx_mps, wheeled.vy_mps) > MOVING_MPS
     both &= moving[:, ACCELERATION_STEPS:] | moving[:, :-ACCELERATION_STEPS]
     return np.hypot(*change)[both].astype(np.float64) / (ACCELERATION_STEPS * STEP_S)
+
+
+def turning(agents: Agents) -> tuple[Array, Array]:
+    """Yaw rate and curvature over each second of a wheeled agent, two (M,) [rad/s, 1/m], both without sign.
+
+    Over the seconds that it is seen in and drives faster than 2 m/s at both ends. Curvature: turn per metre of way.
+    """
+    wheeled = agents.take(_WHEELED[agents.kind])
+    steps = ACCELERATION_STEPS
+    speed = np.hypot(wheeled.vx_mps, wheeled.vy_mps)
+    driven = wheeled.valid & (speed > MOVING_MPS)
+    both = driven[:, steps:] & driven[:, :-steps]
+    turn = np.abs(wrap_angle(wheeled.heading_rad[:, steps:] - wheeled.heading_rad[:, :-steps]))[both]
+    way = (speed[:, steps:] + speed[:, :-steps])[both] / 2
+    seconds = steps * STEP_S
+    return (turn / seconds).astype(np.float64), (turn / (way * seconds)).astype(np.float64)

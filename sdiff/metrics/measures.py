@@ -1,6 +1,5 @@
-"""The measures of one scene at its place, and their means over many scenes."""
+"""The measures of one scene at its place."""
 
-from collections import defaultdict
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -19,24 +18,44 @@ Values = dict[str, NDArray[np.float64]]
 
 
 class Measure(NamedTuple):
-    """One line of the report: the mean of the pooled values named `source`, or a quantile of them."""
+    """One line of the report.
+
+    The mean of the pooled values named `source`; or a quantile of them; or, from_logs, how far their distribution is
+    from the logs' (1-Wasserstein distance, the mean shift that makes one of the other). scaled: it has a better and a
+    worse end, so that its place between another draw of the traffic and agents put down naively means something.
+    """
 
     key: str
     label: str
     unit: str
     source: str
     quantile: float | None = None
+    from_logs: bool = False
+    scaled: bool = False
 
 
-def _mean(key: str, label: str, unit: str) -> Measure:
-    return Measure(key, label, unit, key)
+def _mean(key: str, label: str, unit: str, scaled: bool = False) -> Measure:
+    return Measure(key, label, unit, key, scaled=scaled)
+
+
+def _spread(source: str, label: str, unit: str) -> tuple[Measure, ...]:
+    return (
+        Measure(f"{source}.p50", f"{label}, 50 %", unit, source, quantile=0.50),
+        Measure(f"{source}.p95", f"{label}, 95 %", unit, source, quantile=0.95),
+        Measure(f"{source}.p99", f"{label}, 99 %", unit, source, quantile=0.99),
+        Measure(f"{source}.from_logs", "  distance from the logs'", unit, source, from_logs=True),
+    )
+
+
+def _of_kinds(key: str) -> tuple[Measure, ...]:
+    return tuple(_mean(f"{key}.{kind}", f"  {kind}", "share") for kind in KINDS)
 
 
 MEASURES = (
     _mean("agents", "agents per scenario", ""),
     *(_mean(f"agents.{kind}", f"  {kind}", "") for kind in KINDS),
-    _mean("agents_error", "agents more or fewer than in the log, absolute", ""),
-    *(_mean(f"mmd2.{name}", f"MMD² {name}, unbiased", "") for name in SIGMA),
+    _mean("agents_error", "agents more or fewer than in the log, absolute", "", scaled=True),
+    *(_mean(f"mmd2.{name}", f"MMD² {name}, unbiased", "", scaled=True) for name in SIGMA),
     *(_mean(f"mmd2_trafficgen.{name}", f"MMD² {name}, TrafficGen's rule", "") for name in SIGMA),
     _mean("drivable_share", "vehicle positions on drivable area", "share"),
     _mean("on_lane_share", "vehicle positions on a lane", "share"),
@@ -45,34 +64,35 @@ MEASURES = (
     _mean("collision", "agents in collision at any of 41 poses", "share"),
     _mean("has_collision", "scenarios with a collision", "share"),
     _mean("token_match", f"tokens matched within {LOOSE[0]} m, {LOOSE[1]} rad", "share"),
+    *_of_kinds("token_match"),
     _mean("token_match_tight", f"tokens matched within {TIGHT[0]} m, {TIGHT[1]} rad", "share"),
+    *_of_kinds("token_match_tight"),
     _mean("token_speed_error_mps", "speed error of matched tokens, t0", "m/s"),
     _mean("token_end_speed_error_mps", "speed error of matched tokens, +2 s", "m/s"),
-    _mean("slip_rad", "lateral slip", "rad"),
-    Measure("slip_p95_rad", "lateral slip, 95 %", "rad", "slip_rad", 0.95),
+    _mean("unlike", "agents that another draw does not have", "share"),
     _mean("reversing", "poses that drive backwards", "share"),
-    Measure("acceleration_p50_mps2", "acceleration over 1 s, 50 %", "m/s²", "acceleration_mps2", 0.50),
-    Measure("acceleration_p95_mps2", "acceleration over 1 s, 95 %", "m/s²", "acceleration_mps2", 0.95),
-    Measure("acceleration_p99_mps2", "acceleration over 1 s, 99 %", "m/s²", "acceleration_mps2", 0.99),
+    *_spread("slip_rad", "lateral slip", "rad"),
+    *_spread("acceleration_mps2", "acceleration over 1 s", "m/s²"),
+    *_spread("yaw_rate_radps", "yaw rate over 1 s", "rad/s"),
+    *_spread("curvature_1pm", "curvature over 1 s", "1/m"),
 )
 """Everything the report holds, in its order."""
-
-_QUANTILE_RANGE = {"slip_rad": np.pi / 2, "acceleration_mps2": 50.0}
-_BINS = 5000
 
 
 @dataclass(frozen=True)
 class Place:
     """What the log says about one place.
 
-    agents: the log's own, 41 steps. drivable: square bool image. lanes: window frame.
+    agents: the log's own, 41 steps. drivable: square bool image. lanes: window frame, by who uses them: `vehicle`,
+    `cyclist`, `pedestrian`.
     """
 
     window_id: str
     log_id: str
+    region: str
     agents: Agents
     drivable: NDArray[np.bool_]
-    lanes: LaneSegments
+    lanes: dict[str, LaneSegments]
 
 
 def scene_values(agents: Agents, place: Place) -> Values:
@@ -80,8 +100,9 @@ def scene_values(agents: Agents, place: Place) -> Values:
     present = at_t0(agents.valid).astype(bool)
     kinds = np.bincount(agents.kind[present], minlength=len(KINDS))
     in_collision = contact(agents).in_collision
-    heading_error = lane_heading_error_rad(agents, place.lanes)
+    heading_error = lane_heading_error_rad(agents, place.lanes["vehicle"])
     slip, reversing = kinematics.slip_rad(agents)
+    turning = dict(zip(("yaw_rate_radps", "curvature_1pm"), kinematics.turning(agents), strict=True))
     return {
         "agents": _one(present.sum()),
         **{f"agents.{kind}": _one(count) for kind, count in zip(KINDS, kinds, strict=True)},
@@ -94,6 +115,7 @@ def scene_values(agents: Agents, place: Place) -> Values:
         "slip_rad": slip,
         "reversing": reversing.astype(np.float64),
         "acceleration_mps2": kinematics.acceleration_mps2(agents),
+        **turning,
     }
 
 
@@ -111,52 +133,27 @@ def token_values(tokens: AgentTokens, agents: Agents) -> Values:
     placed = has_position(tokens)
     loose, tight = match_tokens(tokens, agents, *LOOSE), match_tokens(tokens, agents, *TIGHT)
     speed, end_speed = speed_errors(tokens, agents, loose)
-    return {
-        "token_match": (loose[placed] >= 0).astype(np.float64),
-        "token_match_tight": (tight[placed] >= 0).astype(np.float64),
-        "token_speed_error_mps": speed,
-        "token_end_speed_error_mps": end_speed,
-    }
+    out = {"token_speed_error_mps": speed, "token_end_speed_error_mps": end_speed}
+    for key, matched in (("token_match", loose), ("token_match_tight", tight)):
+        out[key] = (matched[placed] >= 0).astype(np.float64)
+        out |= {f"{key}.{k}": (matched[placed & (tokens.kind == i)] >= 0) * 1.0 for i, k in enumerate(KINDS)}
+    return out
 
 
-def split_distance_values(agents: Agents, rng: np.random.Generator) -> Values:
-    """The same between random halves of one scene, two samples of one distribution: the lower end of the scale."""
-    order = rng.permutation(len(agents))
-    values = distance_values(agents.take(order[::2]), agents.take(order[1::2]))
-    return {k: v for k, v in values.items() if k != "agents_error"}
+def unlike_values(a: Agents, b: Agents) -> Values:
+    """Share of the agents of two scenes of one place that only one of them has, without those that were asked for."""
+    a, b = (_not_asked_for(scene) for scene in (a, b))
+    there = AgentTokens.unspecified(len(a))
+    for name in ("x_m", "y_m", "heading_rad"):
+        getattr(there, name)[:] = at_t0(getattr(a, name))
+    common = int((match_tokens(there, b, *LOOSE) >= 0).sum())
+    every = len(a) + len(b) - common
+    return {"unlike": _one(1 - common / every) if every else np.zeros(0)}
 
 
-class Tally:
-    """Running sums of the measures of many scenes. Its size does not grow with them; NaN values do not count."""
-
-    def __init__(self) -> None:
-        self._sum: defaultdict[str, float] = defaultdict(float)
-        self._weight: defaultdict[str, float] = defaultdict(float)
-        self._histogram = {key: np.zeros(_BINS) for key in _QUANTILE_RANGE}
-
-    def add(self, values: Values, weight: float = 1.0) -> None:
-        """Pool the values of one scene, each counting `weight` times."""
-        for key, found in values.items():
-            found = found[~np.isnan(found)]
-            self._sum[key] += weight * float(found.sum())
-            self._weight[key] += weight * len(found)
-            if key in self._histogram:
-                bins = np.minimum(found / _QUANTILE_RANGE[key] * _BINS, _BINS - 1).astype(np.int64)
-                self._histogram[key] += weight * np.bincount(bins, minlength=_BINS)
-
-    def result(self) -> dict[str, float | None]:
-        """Every measure of MEASURES by its key; None where nothing was measured.
-
-        Quantiles come from a histogram of 5000 bins: within 0.01 m/s2 and 0.0003 rad, accelerations up to 50 m/s2.
-        """
-        return {m.key: self._value(m) if self._weight[m.source] else None for m in MEASURES}
-
-    def _value(self, measure: Measure) -> float:
-        if measure.quantile is None:
-            return self._sum[measure.source] / self._weight[measure.source]
-        below = np.cumsum(self._histogram[measure.source])
-        upper_edge = np.searchsorted(below, measure.quantile * below[-1]) + 1
-        return float(upper_edge / _BINS * _QUANTILE_RANGE[measure.source])
+def _not_asked_for(agents: Agents) -> Agents:
+    chosen = at_t0(agents.valid) & ~agents.is_ego
+    return agents.take(chosen if agents.token_index is None else chosen & (agents.token_index < 0))
 
 
 def _one(value: float | np.generic) -> NDArray[np.float64]:
