@@ -56,7 +56,7 @@ def main() -> None:
         context = model.denoiser.context(maps, conditions)
         x = torch.randn(b, model.denoiser.latent_channels, 32, 32, device=device)
         sigma = torch.ones(b, device=device)
-        head = model.autoencoder.decode(x, maps)
+        boxes = model.autoencoder.decode(x, maps)
 
         def whole(b: int = b, image: np.ndarray = image, ego: AgentTokens = ego) -> None:
             keys = [(0, str(i), 0) for i in range(b)]
@@ -66,7 +66,7 @@ def main() -> None:
             "context": lambda maps=maps, c=conditions: model.denoiser.context(maps, c),  # type: ignore[misc]
             "one denoising step": lambda x=x, s=sigma, c=context: model.denoiser(x, s, c),  # type: ignore[misc]
             "decode": lambda x=x, maps=maps: model.autoencoder.decode(x, maps),  # type: ignore[misc]
-            "boxes and overlap": lambda head=head: detect(head),  # type: ignore[misc]
+            "boxes and overlap": lambda boxes=boxes: detect(boxes),  # type: ignore[misc]
             f"scenario, {options.steps} steps": whole,
         }
         per_scenario_ms = {name: round(1000 * seconds(work, device) / b, 3) for name, work in parts.items()}

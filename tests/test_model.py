@@ -154,7 +154,7 @@ def test_no_two_boxes_share_a_cell() -> None:
 def test_boxes_drop_until_none_overlap() -> None:
     head = torch.randn(2, HEAD_CHANNELS, 64, 64)
     head[:, 0] -= 1.5
-    for found in detect(head):
+    for found in detect(read_head(head)):
         x, y, heading = found.pose[:, T0].T
         corners = box_corners(x, y, heading, *found.size.T)
         overlap = boxes_overlap(corners[:, None], corners[None])

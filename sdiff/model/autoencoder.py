@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from sdiff.model.batch import SceneBatch
 from sdiff.model.blocks import CellNorm, CentreStem, ImageStem, MapTower, ResBlock
-from sdiff.model.detection import DIRECTION, HEAD_CHANNELS, centres
+from sdiff.model.detection import DIRECTION, HEAD_CHANNELS, Boxes, centres, read_head
 from sdiff.model.lane_frame import lane_direction, lane_field, turned
 from sdiff.model.recipe import AutoencoderConfig
 
@@ -73,11 +73,11 @@ class Autoencoder(nn.Module):
         mean, log_variance = (LATENT_GAIN * written).chunk(2, 1)
         return Posterior(mean, (log_variance + LOG_VARIANCE_START).clamp(-12, 4))
 
-    def decode(self, z: Tensor, map_bev: Tensor) -> Tensor:
-        """Latents (B, C, 32, 32) and map image to the head's output (B, HEAD_CHANNELS, 64, 64)."""
+    def decode(self, z: Tensor, map_bev: Tensor) -> Boxes:
+        """Latents (B, C, 32, 32) and map image to one box per cell of the grid."""
         h = self.merge(torch.cat([self.widen(z), self.map_tower(map_bev)], 1))
         h = F.silu(F.pixel_shuffle(self.up(F.silu(self.decoder(h))), 2))
-        return _in_window(self.head(h) + F.pixel_shuffle(self.direct(z), 2), lane_field(map_bev))
+        return read_head(_in_window(self.head(h) + F.pixel_shuffle(self.direct(z), 2), lane_field(map_bev)))
 
 
 def _in_window(head: Tensor, lanes: Tensor) -> Tensor:

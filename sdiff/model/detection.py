@@ -146,9 +146,9 @@ class Detections(NamedTuple):
     kind: NDArray[np.int64]
 
 
-def detect(head: Tensor, min_score: float = 0.5, suppress: bool = True) -> list[Detections]:
+def detect(boxes: Boxes, min_score: float = 0.5, suppress: bool = True) -> list[Detections]:
     """Boxes above `min_score`, scene by scene; with `suppress`, no two of them overlap at t0."""
-    boxes = read_head(head.detach())
+    boxes = Boxes(*(field.detach() for field in boxes))
     score = boxes.logit.sigmoid()
     scenes = []
     for i, keep in enumerate(score >= min_score):

@@ -10,7 +10,7 @@ from sdiff.model.autoencoder import Autoencoder
 from sdiff.model.batch import SceneBatch
 from sdiff.model.conditioning import from_scenes, unnamed
 from sdiff.model.denoiser import Denoiser, denoising_loss
-from sdiff.model.detection import detection_loss, read_head
+from sdiff.model.detection import detection_loss
 from sdiff.model.muon import Muon, is_matrix
 from sdiff.model.recipe import TrainConfig
 
@@ -27,7 +27,7 @@ class AutoencoderStage(nn.Module):
     def forward(self, scenes: SceneBatch, map_bev: Tensor) -> dict[str, Tensor]:
         scenes = scenes._replace(kind=unnamed(scenes.kind))
         posterior = self.trained.encode(scenes, map_bev)
-        terms = detection_loss(read_head(self.trained.decode(posterior.sample(), map_bev)), scenes)
+        terms = detection_loss(self.trained.decode(posterior.sample(), map_bev), scenes)
         kl = posterior.kl()
         return {"loss": terms.total() + self.trained.config.kl_weight * kl, "kl": kl, **terms._asdict()}
 
@@ -65,7 +65,7 @@ class DenoiserStage(nn.Module):
         decoded = made.loss.new_zeros(())
         if config.decoded_weight and clear.any():
             z = self.trained.unscale(made.scaled[clear])
-            boxes = read_head(self.frozen[0].decode(z, map_bev[clear]))
+            boxes = self.frozen[0].decode(z, map_bev[clear])
             decoded = detection_loss(boxes, SceneBatch(*(t[clear] for t in scenes))).total()
         return {"loss": made.loss + config.decoded_weight * decoded, "latent": made.loss, "decoded": decoded}
 

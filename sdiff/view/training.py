@@ -59,8 +59,8 @@ def reconstruct(autoencoder: Autoencoder, true: list[Agents], maps: np.ndarray, 
     made: list[Agents] = []
     for i in range(0, len(true), batch):
         scenes, map_bev = scene_batch(pack(true[i : i + batch])), torch.as_tensor(maps[i : i + batch])
-        head = autoencoder.decode(autoencoder.encode(scenes, map_bev).mean, map_bev)
-        made += [to_agents(found) for found in detect(head)]
+        boxes = autoencoder.decode(autoencoder.encode(scenes, map_bev).mean, map_bev)
+        made += [to_agents(found) for found in detect(boxes)]
     return made
 
 
