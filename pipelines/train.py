@@ -25,9 +25,8 @@ from pipelines.watch import Board, every
 from sdiff import storage, tables
 from sdiff.columns import agents_from_arrow
 from sdiff.model import checkpoint
-from sdiff.model.autoencoder import Autoencoder
 from sdiff.model.batch import SceneBatch, pack, scene_batch
-from sdiff.model.denoiser import Denoiser
+from sdiff.model.build import AnyAutoencoder, build_autoencoder, build_denoiser
 from sdiff.model.recipe import RECIPES, Recipe, TrainConfig
 from sdiff.model.scenario_model import ScenarioModel
 from sdiff.model.training import AutoencoderStage, DenoiserStage, TrainState
@@ -255,12 +254,12 @@ def _work(told: dict[str, Any]) -> None:
     _loop(run, state, step, batches, autoencoder, device, told["board"] if first else None)
 
 
-def _build(run: Run) -> tuple[Autoencoder, AutoencoderStage | DenoiserStage]:
+def _build(run: Run) -> tuple[AnyAutoencoder, AutoencoderStage | DenoiserStage]:
     if run.stage == "autoencoder":
-        autoencoder = Autoencoder(run.recipe.autoencoder)
+        autoencoder = build_autoencoder(run.recipe.autoencoder)
         return autoencoder, AutoencoderStage(autoencoder)
     autoencoder, _ = checkpoint.load_autoencoder(run.autoencoder)
-    denoiser = Denoiser(run.recipe.denoiser, run.recipe.autoencoder.latent_channels)
+    denoiser = build_denoiser(run.recipe.denoiser, run.recipe.autoencoder.latent_channels)
     return autoencoder, DenoiserStage(denoiser, autoencoder)
 
 
@@ -269,7 +268,7 @@ def _loop(
     state: TrainState,
     step: torch.nn.Module,
     batches: Iterator[tuple[SceneBatch, torch.Tensor]],
-    autoencoder: Autoencoder,
+    autoencoder: AnyAutoencoder,
     device: torch.device,
     board: Any,
 ) -> None:
@@ -363,7 +362,7 @@ def _read_log(run: Run) -> list[dict[str, Any]]:
 
 
 def _save(
-    run: Run, state: TrainState, lines: list[dict[str, Any]], autoencoder: Autoencoder, held_back: pa.Table | None
+    run: Run, state: TrainState, lines: list[dict[str, Any]], autoencoder: AnyAutoencoder, held_back: pa.Table | None
 ) -> None:
     """State, model, curves and pictures as of now; the first worker's work."""
     facts = {

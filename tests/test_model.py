@@ -12,7 +12,6 @@ from sdiff.geometry import box_corners, boxes_overlap
 from sdiff.model import checkpoint
 from sdiff.model.autoencoder import Autoencoder
 from sdiff.model.batch import T0, SceneBatch, pack, scene_batch
-from sdiff.model.blocks import ImageStem
 from sdiff.model.conditioning import from_scenes, from_tokens, unnamed
 from sdiff.model.detection import HEAD_CHANNELS, assign, detect, detection_loss, read_head
 from sdiff.model.draw import centred, covered_pixels, painted, write
@@ -129,15 +128,6 @@ def test_the_latents_of_a_scene_are_the_sum_of_what_each_agent_writes() -> None:
     touched = (written(np.array([0])) != empty).any(1)[0].nonzero().numpy()
     assert 1 <= len(touched) <= 4
     assert (np.abs(50 - (touched + 0.5) * 100 / 32 - at_m) < 0.75 * 100 / 32 + 0.01).all()
-
-
-def test_the_image_stem_is_a_convolution_of_the_image() -> None:
-    scenes = scene_batch(pack([crowd(12, 3), crowd(5, 4)]))
-    stem = ImageStem(8)
-    image = torch.from_numpy(dense_image(scenes)).permute(0, 3, 1, 2)
-    weight = stem.weight.view(4, 4, -1, 8).permute(3, 2, 0, 1)
-    expected = torch.nn.functional.silu(torch.nn.functional.conv2d(image, weight, stem.bias, stride=4))
-    assert torch.allclose(stem(scenes, torch.zeros(2, 2, 64, 64)), expected, atol=1e-5)
 
 
 def test_no_two_boxes_share_a_cell() -> None:

@@ -7,8 +7,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sdiff.model.batch import SceneBatch
-from sdiff.model.blocks import CellNorm, CentreStem, ImageStem, MapTower, ResBlock
-from sdiff.model.detection import DIRECTION, HEAD_CHANNELS, Boxes, centres, read_head
+from sdiff.model.blocks import CellNorm, CentreStem, MapTower, ResBlock
+from sdiff.model.detection import DIRECTION, HEAD_CHANNELS, Boxes, DetectionLoss, centres, detection_loss, read_head
 from sdiff.model.lane_frame import lane_direction, lane_field, turned
 from sdiff.model.recipe import AutoencoderConfig
 
@@ -17,7 +17,6 @@ LATENT_GAIN = 16.0
 """Brings what one agent writes from the size of fresh weights to about one."""
 LOG_VARIANCE_START = -3.0
 """Of the posterior's noise: it starts below the signal, else nothing gets through."""
-STEMS: dict[str, type[nn.Module]] = {"centres": CentreStem, "image": ImageStem}
 
 
 class Posterior(NamedTuple):
@@ -38,21 +37,18 @@ class Posterior(NamedTuple):
 class Autoencoder(nn.Module):
     """Encoder E(agents) and decoder D(z, map); Scenario Diffusion, section 3 (arXiv 2311.02738).
 
-    Differs from it in the stem (agents come in at their centres; as an image, full resolution is left at once) and in
-    the head (class, centre offset and log size, so that agents smaller than a cell have a representation).
+    Differs from it in the stem (agents come in as vectors at their centres, not as an image) and in the head (class,
+    centre offset and log size, so that agents smaller than a cell have a representation). PaperAutoencoder does not.
     """
 
     def __init__(self, config: AutoencoderConfig) -> None:
         super().__init__()
         c, w = config.latent_channels, config.width
         self.config = config
-        self.stem = STEMS[config.stem](w)
+        self.stem = CentreStem(w)
         # Linear after the stem: a scene's latents are the sum of what each of its agents writes into the cells near it,
         # two by two at most: parked cars stand side by side.
-        self.encoder = nn.Sequential(
-            *[ResBlock(w, w, norm=CellNorm) for _ in range(config.encoder_blocks)],
-            nn.Conv2d(w, 2 * c, 2, stride=2),
-        )
+        self.encoder = nn.Sequential(nn.Conv2d(w, 2 * c, 2, stride=2))
         self.map_tower = MapTower(config.map_width)
         self.widen = nn.Conv2d(c, w, 3, padding=1)
         self.merge = nn.Conv2d(w + config.map_width, w, 1)
@@ -78,6 +74,10 @@ class Autoencoder(nn.Module):
         h = self.merge(torch.cat([self.widen(z), self.map_tower(map_bev)], 1))
         h = F.silu(F.pixel_shuffle(self.up(F.silu(self.decoder(h))), 2))
         return read_head(_in_window(self.head(h) + F.pixel_shuffle(self.direct(z), 2), lane_field(map_bev)))
+
+    def loss(self, boxes: Boxes, scenes: SceneBatch) -> DetectionLoss:
+        """Of what was decoded against the scenes."""
+        return detection_loss(boxes, scenes)
 
 
 def _in_window(head: Tensor, lanes: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sdiff.model.batch import T0, SceneBatch
-from sdiff.model.draw import CENTRE_FEATURES, IMAGE_CHANNELS, centred, covered_pixels, painted, write
+from sdiff.model.draw import CENTRE_FEATURES, centred, write
 from sdiff.scene import BEV_PIXELS, MAP_CHANNELS, SIGNED_MAP_CHANNELS
 
 STEM_CELLS = BEV_PIXELS // 4
@@ -71,27 +71,6 @@ class CentreStem(nn.Module):
         scene = torch.nonzero(scenes.real, as_tuple=True)[0]
         vectors = self.vector(told) + self.plain(told)
         return write(vectors, scene, scenes.pose[scenes.real][:, T0, :2], len(scenes.real), STEM_CELLS)
-
-
-class ImageStem(nn.Module):
-    """A 4 x 4 convolution of stride 4 on the agent image, summed over covered pixels alone: (B, width, 64, 64)."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.randn(16, IMAGE_CHANNELS, width) / IMAGE_CHANNELS**0.5 / 4)
-        self.bias = nn.Parameter(torch.zeros(width))
-
-    def forward(self, scenes: SceneBatch, lanes: Tensor) -> Tensor:
-        pixels = covered_pixels(scenes)
-        b, m = scenes.real.shape
-        side, width = STEM_CELLS, len(self.bias)
-        # What each agent adds to a cell from each of the cell's 16 pixels: (B, M, 16, width).
-        adds = torch.einsum("bmc,kcw->bmkw", painted(scenes), self.weight)
-        place = pixels.row % 4 * 4 + pixels.column % 4
-        cell = (pixels.scene * side + pixels.row // 4) * side + pixels.column // 4
-        source = ((pixels.scene * m + pixels.agent) * 16) + place
-        h = self.bias.expand(b * side * side, -1).index_add(0, cell, adds.view(-1, width)[source].to(self.bias.dtype))
-        return F.silu(h.view(b, side, side, width).permute(0, 3, 1, 2).contiguous())
 
 
 class MapTower(nn.Module):

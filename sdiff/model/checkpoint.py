@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import sdiff
 from sdiff import storage
-from sdiff.model.autoencoder import Autoencoder
+from sdiff.model.build import AnyAutoencoder, build_autoencoder
 from sdiff.model.recipe import Recipe
 from sdiff.model.scenario_model import ScenarioModel
 
@@ -67,11 +67,11 @@ def load(uri: str | None = None, device: str = "cpu") -> ScenarioModel:
     return model.eval().to(torch.device(device))
 
 
-def load_autoencoder(uri: str) -> tuple[Autoencoder, Recipe]:
+def load_autoencoder(uri: str) -> tuple[AnyAutoencoder, Recipe]:
     """The autoencoder of the checkpoint at `uri`, which may hold no denoiser yet."""
     weights, facts = read(uri)
     recipe = Recipe.from_json(facts["recipe"])
-    autoencoder = Autoencoder(recipe.autoencoder)
+    autoencoder = build_autoencoder(recipe.autoencoder)
     own = {k.removeprefix("autoencoder."): v for k, v in weights.items() if k.startswith("autoencoder.")}
     _load_into(autoencoder, own, uri)
     return autoencoder.eval(), recipe

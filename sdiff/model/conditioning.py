@@ -83,14 +83,14 @@ def from_tokens(tokens: Sequence[AgentTokens], scene: Sequence[SceneToken], max_
     )
 
 
-def from_scenes(scenes: SceneBatch, generator: torch.Generator | None = None) -> Conditions:
+def from_scenes(scenes: SceneBatch, generator: torch.Generator | None = None, as_published: bool = False) -> Conditions:
     """Conditions for training, drawn from the scenes themselves.
 
     p_mask = 0 for 40 % of the scenes, uniform for the rest; each agent's token is dropped with probability p_mask, but
     the ego's stays in half of the scenes: who generates freely still says where the AV is. Of the tokens that stay,
     half are whole; in the others each group of features is dropped with probability one half. One kind in ten is
     said as `vehicle` or `other`, as by a log that does not know better. Scene features are dropped with probability one
-    half each.
+    half each. as_published: every token that stays is whole, the ego's is dropped like any other.
     """
 
     def rand(*shape: int) -> Tensor:
@@ -113,8 +113,8 @@ def from_scenes(scenes: SceneBatch, generator: torch.Generator | None = None) ->
     numbers = torch.stack([columns[name] for name in TOKEN_NUMBERS], -1)
     p_mask = torch.where(rand(b) < 0.4, torch.zeros(b, device=pose.device), rand(b))
     is_ego = pose[..., :2].abs().amax(-1) < EGO_AT_ORIGIN_M
-    used = scenes.real & ((rand(b, m) >= p_mask[:, None]) | (is_ego & (rand(b, 1) < 0.5)))
-    whole = rand(b, m) < 0.5
+    used = scenes.real & ((rand(b, m) >= p_mask[:, None]) | (is_ego & (rand(b, 1) < 0.5) & (not as_published)))
+    whole = (rand(b, m) < 0.5) | as_published
     given = torch.ones_like(numbers, dtype=torch.bool)
     for group in (*_GROUPS, ("length_m", "width_m")):
         keep = whole | (rand(b, m) < 0.5)

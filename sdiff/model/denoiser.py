@@ -6,10 +6,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sdiff.model.batch import SceneBatch
 from sdiff.model.blocks import Attention, MapTower, ResBlock, fourier
-from sdiff.model.conditioning import Conditions, TokenEncoder
+from sdiff.model.conditioning import Conditions, TokenEncoder, from_scenes
 from sdiff.model.lane_frame import lane_field
-from sdiff.model.recipe import DenoiserConfig
+from sdiff.model.recipe import DenoiserConfig, PaperDenoiserConfig
 
 
 class Context(NamedTuple):
@@ -38,26 +39,59 @@ class Level(nn.Module):
         return cells.transpose(1, 2).unflatten(2, x.shape[2:]).contiguous()
 
 
-class Denoiser(nn.Module):
-    """D(x; sigma, map, tokens): EDM preconditioning (Karras et al. 2022, table 1) around a U-Net.
-
-    Map features and painted tokens are concatenated to the noisy latent; the coarse levels attend to the tokens.
-    """
+class Preconditioned(nn.Module):
+    """D(x; sigma, context): EDM preconditioning (Karras et al. 2022, table 1) around a network."""
 
     frequencies: Tensor
     latent_mean: Tensor
     latent_scale: Tensor
 
-    def __init__(self, config: DenoiserConfig, latent_channels: int) -> None:
+    def __init__(self, config: DenoiserConfig | PaperDenoiserConfig, latent_channels: int) -> None:
         super().__init__()
-        w0, w1, w2 = config.widths
-        emb, tok = 4 * w0, config.token_width
         self.config = config
         self.latent_channels = latent_channels
         self.register_buffer("frequencies", torch.exp(torch.linspace(0, 6, 32)), persistent=False)
         # Latents are brought to mean 0 and standard deviation sigma_data per channel.
         self.register_buffer("latent_mean", torch.zeros(latent_channels, 1, 1))
         self.register_buffer("latent_scale", torch.ones(latent_channels, 1, 1))
+
+    def forward(self, x: Tensor, sigma_B: Tensor, context: Context) -> Tensor:
+        """Denoised scaled latents (B, C, 32, 32), given x = latents + sigma * noise."""
+        sigma, data = sigma_B[:, None, None, None], self.config.sigma_data
+        variance = sigma**2 + data**2
+        out = self._network(x / variance.sqrt(), fourier(sigma_B.log() / 4, self.frequencies), context)
+        return data**2 / variance * x + sigma * data / variance.sqrt() * out
+
+    def scale(self, latents: Tensor) -> Tensor:
+        """Latents of the autoencoder, scaled for diffusion."""
+        return (latents - self.latent_mean) * self.latent_scale
+
+    def unscale(self, scaled: Tensor) -> Tensor:
+        """The inverse of `scale`."""
+        return scaled / self.latent_scale + self.latent_mean
+
+    def context(self, map_bev: Tensor, conditions: Conditions) -> Context:
+        """All that the network takes of map and tokens: once per batch of scenes."""
+        raise NotImplementedError
+
+    def conditions(self, scenes: SceneBatch) -> Conditions:
+        """What it is told of scenes in training."""
+        return from_scenes(scenes)
+
+    def _network(self, x: Tensor, noise_BF: Tensor, context: Context) -> Tensor:
+        raise NotImplementedError
+
+
+class Denoiser(Preconditioned):
+    """D(x; sigma, map, tokens), a U-Net.
+
+    Map features and painted tokens are concatenated to the noisy latent; the coarse levels attend to the tokens.
+    """
+
+    def __init__(self, config: DenoiserConfig, latent_channels: int) -> None:
+        super().__init__(config, latent_channels)
+        w0, w1, w2 = config.widths
+        emb, tok = 4 * w0, config.token_width
         self.noise = nn.Sequential(nn.Linear(64, emb), nn.SiLU(), nn.Linear(emb, emb))
         self.tokens = TokenEncoder(tok, emb)
         self.always = nn.Parameter(torch.randn(1, 1, tok) * 0.02)  # attention has this to look at where no token is
@@ -80,7 +114,7 @@ class Denoiser(nn.Module):
         self.last = nn.Sequential(nn.GroupNorm(8, w0), nn.SiLU(), nn.Conv2d(w0, latent_channels, 3, padding=1))
 
     def context(self, map_bev: Tensor, conditions: Conditions) -> Context:
-        """Map features, painted tokens, keys and values: once per batch of scenes."""
+        """Map features, painted tokens, keys and values."""
         token, painted, scene = self.tokens(conditions, lane_field(map_bev))
         features = torch.cat([self.map_tower(map_bev), painted], 1)
         token = torch.cat([self.always.expand(len(token), -1, -1), token], 1)
@@ -88,23 +122,8 @@ class Denoiser(nn.Module):
         attentions = [level.to_tokens for level in self.levels if isinstance(level, Level)]
         return Context(features, scene, [a.keys_values(token) for a in attentions], used)
 
-    def forward(self, x: Tensor, sigma_B: Tensor, context: Context) -> Tensor:
-        """Denoised scaled latents (B, C, 32, 32), given x = latents + sigma * noise."""
-        sigma, data = sigma_B[:, None, None, None], self.config.sigma_data
-        variance = sigma**2 + data**2
-        out = self._unet(x / variance.sqrt(), sigma_B.log() / 4, context)
-        return data**2 / variance * x + sigma * data / variance.sqrt() * out
-
-    def scale(self, latents: Tensor) -> Tensor:
-        """Latents of the autoencoder, scaled for diffusion."""
-        return (latents - self.latent_mean) * self.latent_scale
-
-    def unscale(self, scaled: Tensor) -> Tensor:
-        """The inverse of `scale`."""
-        return scaled / self.latent_scale + self.latent_mean
-
-    def _unet(self, x: Tensor, c_noise_B: Tensor, context: Context) -> Tensor:
-        emb = F.silu(self.noise(fourier(c_noise_B, self.frequencies)) + context.scene)
+    def _network(self, x: Tensor, noise_BF: Tensor, context: Context) -> Tensor:
+        emb = F.silu(self.noise(noise_BF) + context.scene)
         kv, used = context.keys_values, context.used
         h0 = self.fine_in(self.first(torch.cat([x, context.image], 1)), emb)
         h1 = self.levels[0](self.down1(h0) + self.cells, emb, kv[0], used)
@@ -123,7 +142,7 @@ class Denoised(NamedTuple):
     scaled: Tensor
 
 
-def denoising_loss(model: Denoiser, latents: Tensor, map_bev: Tensor, conditions: Conditions) -> Denoised:
+def denoising_loss(model: Preconditioned, latents: Tensor, map_bev: Tensor, conditions: Conditions) -> Denoised:
     """EDM's weighted squared error of the denoised latents (Karras et al. 2022, equation 2), at random noise levels."""
     config = model.config
     clean = model.scale(latents)

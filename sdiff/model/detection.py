@@ -1,5 +1,6 @@
 """One box with its trajectory per cell: what the head's channels mean, assignment, losses, decoding, suppression."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -82,7 +83,21 @@ def read_head(head: Tensor) -> Boxes:
     return Boxes(logit[..., 0], pose, direction, log_size, kinds)
 
 
-def assign(boxes: Boxes, scenes: SceneBatch) -> Tensor:
+Extent = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""Numbers (..., F) that say where a box's edges are, of pose (..., 3), size (..., 2) and the cell (...) that has it."""
+
+
+def log_size(pose: Tensor, size: Tensor, cell: Tensor) -> Tensor:
+    """Log length and width."""
+    return size.clamp(min=0.1).log()
+
+
+def log_size_and_centre(pose: Tensor, size: Tensor, cell: Tensor) -> Tensor:
+    """Log length and width, and the centre [m]."""
+    return torch.cat([log_size(pose, size, cell), pose[..., :2]], -1)
+
+
+def assign(boxes: Boxes, scenes: SceneBatch, extent: Extent = log_size) -> Tensor:
     """One cell for each true box, one box per cell: (B, M) int64 cell indices, arbitrary where not real.
 
     Each box ranks the 5 x 5 cells around its centre by 4 BCE + L1 + mean corner distance (Scenario Diffusion's cost);
@@ -97,14 +112,16 @@ def assign(boxes: Boxes, scenes: SceneBatch) -> Tensor:
     cols = (col[..., None, None] + near[None, :]).expand(b, m, 5, 5)
     inside = ((rows >= 0) & (rows < GRID) & (cols >= 0) & (cols < GRID)).flatten(2)
     cells = (rows.clamp(0, GRID - 1) * GRID + cols.clamp(0, GRID - 1)).flatten(2)  # (B, M, 25)
-    cost = _assignment_cost(_gather(boxes, cells.flatten(1)), scenes).masked_fill(~inside, torch.inf)
+    cost = _assignment_cost(_gather(boxes, cells.flatten(1)), cells, scenes, extent).masked_fill(~inside, torch.inf)
     return _settle(cells, cost, scenes.real)
 
 
-def detection_loss(boxes: Boxes, scenes: SceneBatch) -> DetectionLoss:
-    """Losses of the boxes against the scenes, with the assignment of `assign`."""
+def detection_loss(
+    boxes: Boxes, scenes: SceneBatch, extent: Extent = log_size_and_centre, rank_by: Extent = log_size
+) -> DetectionLoss:
+    """Losses of the boxes against the scenes, with the assignment of `assign`, which ranks by `rank_by`."""
     with torch.no_grad():
-        cell = assign(boxes, scenes)
+        cell = assign(boxes, scenes, rank_by)
     real = scenes.real
     n_boxes = real.sum().clamp(min=1)
     target = torch.zeros_like(boxes.logit)
@@ -114,9 +131,9 @@ def detection_loss(boxes: Boxes, scenes: SceneBatch) -> DetectionLoss:
     got = _gather(boxes, cell)
     true_heading = scenes.pose[:, :, T0, 2]
     direction = torch.stack([true_heading.cos(), true_heading.sin()], -1)
-    log_size = scenes.size.clamp(min=0.1).log()
-    box = (got.direction - direction).abs().sum(-1) + (got.log_size - log_size).abs().sum(-1)
-    centre = (got.pose[:, :, T0, :2] - scenes.pose[:, :, T0, :2]).abs().sum(-1)
+    said = extent(got.pose[:, :, T0], got.log_size.exp(), cell)
+    box = (got.direction - direction).abs().sum(-1)
+    box = box + (said - extent(scenes.pose[:, :, T0], scenes.size, cell)).abs().sum(-1)
     corners = _corner_distance(got.pose[:, :, T0], got.log_size.exp(), scenes)
     kind = F.cross_entropy(got.kind_logits.flatten(0, 1), scenes.kind.flatten(), reduction="none").view_as(box)
 
@@ -126,7 +143,7 @@ def detection_loss(boxes: Boxes, scenes: SceneBatch) -> DetectionLoss:
     turn = 1 - (got.pose[:, :, _OTHERS, 2] - scenes.pose[:, :, _OTHERS, 2]).cos()
     return DetectionLoss(
         presence=presence,
-        box=(box + centre)[real].sum() / n_boxes,
+        box=box[real].sum() / n_boxes,
         corners=corners[real].sum() / n_boxes,
         kind=kind[real].sum() / n_boxes,
         waypoints=away[seen].sum() / n_seen,
@@ -201,14 +218,15 @@ def _corner_distance(pose: Tensor, size: Tensor, scenes: SceneBatch) -> Tensor:
     return (_corners(pose, size.clamp(max=60)) - true).pow(2).sum(-1).add(1e-6).sqrt().mean(-1)
 
 
-def _assignment_cost(candidates: Boxes, scenes: SceneBatch) -> Tensor:
-    """(B, M, 25) cost of each candidate cell for each true box."""
+def _assignment_cost(candidates: Boxes, cells: Tensor, scenes: SceneBatch, extent: Extent) -> Tensor:
+    """(B, M, 25) cost of each candidate cell (B, M, 25) for each true box."""
     _b, m = scenes.real.shape
     grouped = Boxes(*(f.unflatten(1, (m, -1)) for f in candidates))
     heading = scenes.pose[:, :, T0, 2]
     direction = torch.stack([heading.cos(), heading.sin()], -1)[:, :, None]
-    log_size = scenes.size.clamp(min=0.1).log()[:, :, None]
-    l1 = (grouped.direction - direction).abs().sum(-1) + (grouped.log_size - log_size).abs().sum(-1)
+    true_pose, true_size = scenes.pose[:, :, None, T0].expand(-1, -1, cells.shape[2], -1), scenes.size[:, :, None]
+    said = extent(grouped.pose[..., T0, :], grouped.log_size.exp(), cells)
+    l1 = (grouped.direction - direction).abs().sum(-1) + (said - extent(true_pose, true_size, cells)).abs().sum(-1)
     true = _corners(scenes.pose[:, :, T0], scenes.size)[:, :, None]
     away = (
         (_corners(grouped.pose[..., T0, :], grouped.log_size.clamp(max=4).exp()) - true).pow(2).sum(-1).sqrt().mean(-1)

@@ -7,9 +7,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from sdiff.model.autoencoder import LATENT_CELLS, Autoencoder
+from sdiff.model.autoencoder import LATENT_CELLS
+from sdiff.model.build import build_autoencoder, build_denoiser
 from sdiff.model.conditioning import from_tokens
-from sdiff.model.denoiser import Denoiser
 from sdiff.model.detection import Detections, detect
 from sdiff.model.recipe import Recipe
 from sdiff.model.samplers import SAMPLERS, karras_sigmas
@@ -28,8 +28,8 @@ class ScenarioModel(nn.Module):
     def __init__(self, recipe: Recipe) -> None:
         super().__init__()
         self.recipe = recipe
-        self.autoencoder = Autoencoder(recipe.autoencoder)
-        self.denoiser = Denoiser(recipe.denoiser, recipe.autoencoder.latent_channels)
+        self.autoencoder = build_autoencoder(recipe.autoencoder)
+        self.denoiser = build_denoiser(recipe.denoiser, recipe.autoencoder.latent_channels)
 
     @torch.inference_mode()
     def sample(

@@ -6,11 +6,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from sdiff.model.autoencoder import Autoencoder
 from sdiff.model.batch import SceneBatch
-from sdiff.model.conditioning import from_scenes, unnamed
-from sdiff.model.denoiser import Denoiser, denoising_loss
-from sdiff.model.detection import detection_loss
+from sdiff.model.build import AnyAutoencoder
+from sdiff.model.conditioning import unnamed
+from sdiff.model.denoiser import Preconditioned, denoising_loss
 from sdiff.model.muon import Muon, is_matrix
 from sdiff.model.recipe import TrainConfig
 
@@ -20,14 +19,14 @@ _MOMENTS = ("exp_avg", "exp_avg_sq")
 class AutoencoderStage(nn.Module):
     """Loss of the autoencoder on a batch, with its terms."""
 
-    def __init__(self, autoencoder: Autoencoder) -> None:
+    def __init__(self, autoencoder: AnyAutoencoder) -> None:
         super().__init__()
         self.trained = autoencoder
 
     def forward(self, scenes: SceneBatch, map_bev: Tensor) -> dict[str, Tensor]:
         scenes = scenes._replace(kind=unnamed(scenes.kind))
         posterior = self.trained.encode(scenes, map_bev)
-        terms = detection_loss(self.trained.decode(posterior.sample(), map_bev), scenes)
+        terms = self.trained.loss(self.trained.decode(posterior.sample(), map_bev), scenes)
         kl = posterior.kl()
         return {"loss": terms.total() + self.trained.config.kl_weight * kl, "kl": kl, **terms._asdict()}
 
@@ -40,7 +39,7 @@ class DenoiserStage(nn.Module):
     there is one right answer (Scenario Diffusion's decoded loss).
     """
 
-    def __init__(self, denoiser: Denoiser, autoencoder: Autoencoder) -> None:
+    def __init__(self, denoiser: Preconditioned, autoencoder: AnyAutoencoder) -> None:
         super().__init__()
         self.trained = denoiser
         self.frozen = [autoencoder.eval().requires_grad_(False)]  # in a list: not a part of what is trained
@@ -59,14 +58,14 @@ class DenoiserStage(nn.Module):
         self.trained.latent_scale.copy_((self.trained.config.sigma_data / std).view(-1, 1, 1))
 
     def forward(self, scenes: SceneBatch, map_bev: Tensor) -> dict[str, Tensor]:
-        made = denoising_loss(self.trained, self.latents(scenes, map_bev), map_bev, from_scenes(scenes))
+        made = denoising_loss(self.trained, self.latents(scenes, map_bev), map_bev, self.trained.conditions(scenes))
         config = self.trained.config
         clear = made.sigma < config.sigma_data
         decoded = made.loss.new_zeros(())
         if config.decoded_weight and clear.any():
             z = self.trained.unscale(made.scaled[clear])
             boxes = self.frozen[0].decode(z, map_bev[clear])
-            decoded = detection_loss(boxes, SceneBatch(*(t[clear] for t in scenes))).total()
+            decoded = self.frozen[0].loss(boxes, SceneBatch(*(t[clear] for t in scenes))).total()
         return {"loss": made.loss + config.decoded_weight * decoded, "latent": made.loss, "decoded": decoded}
 
 
@@ -81,13 +80,14 @@ class TrainState:
 
     def __post_init__(self) -> None:
         config, parameters = self.config, list(self.trained.parameters())
-        matrices = [p for p in parameters if is_matrix(p)]
-        rest = [p for p in parameters if not is_matrix(p)]
-        self.optimizers: list[torch.optim.Optimizer] = [
-            Muon(matrices, config.matrix_learning_rate, config.weight_decay),
-            torch.optim.AdamW(rest, config.learning_rate, betas=(0.9, 0.99), weight_decay=config.weight_decay),
-        ]
-        self.rates = (config.matrix_learning_rate, config.learning_rate)
+        rest = [p for p in parameters if not self._by_muon(p)]
+        adam = torch.optim.AdamW(rest, config.learning_rate, betas=(0.9, 0.99), weight_decay=config.weight_decay)
+        self.optimizers: list[torch.optim.Optimizer] = [adam]
+        self.rates = [config.learning_rate]
+        if config.matrix_learning_rate is not None:
+            matrices = [p for p in parameters if self._by_muon(p)]
+            self.optimizers.append(Muon(matrices, config.matrix_learning_rate, config.weight_decay))
+            self.rates.append(config.matrix_learning_rate)
         self.average = {k: v.detach().clone() for k, v in self.trained.state_dict().items()}
 
     def update(self, loss: Tensor, spent: float = 0.0) -> None:
@@ -132,7 +132,10 @@ class TrainState:
                 self._optimizer(parameter).state[parameter] = {"step": torch.tensor(float(step)), **moments}
 
     def _optimizer(self, parameter: nn.Parameter) -> torch.optim.Optimizer:
-        return self.optimizers[0 if is_matrix(parameter) else 1]
+        return self.optimizers[self._by_muon(parameter)]
+
+    def _by_muon(self, parameter: nn.Parameter) -> bool:
+        return self.config.matrix_learning_rate is not None and is_matrix(parameter)
 
 
 def schedule(step: int, config: TrainConfig, spent: float = 0.0) -> float:

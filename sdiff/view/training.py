@@ -9,8 +9,8 @@ import torch
 from sdiff.columns import agents_from_arrow
 from sdiff.geometry import SE2
 from sdiff.metrics.detection import Reconstruction, reconstruction
-from sdiff.model.autoencoder import Autoencoder
 from sdiff.model.batch import pack, scene_batch
+from sdiff.model.build import AnyAutoencoder
 from sdiff.model.detection import detect
 from sdiff.model.scenario_model import ScenarioModel, to_agents
 from sdiff.scene import BEV_PIXELS, MAP_CHANNELS, Agents, AgentTokens, SceneToken
@@ -54,7 +54,7 @@ def samples(model: ScenarioModel, stage: str, held_back: pa.Table) -> tuple[byte
 
 
 @torch.inference_mode()
-def reconstruct(autoencoder: Autoencoder, true: list[Agents], maps: np.ndarray, batch: int = 16) -> list[Agents]:
+def reconstruct(autoencoder: AnyAutoencoder, true: list[Agents], maps: np.ndarray, batch: int = 16) -> list[Agents]:
     """What comes back of scenes through the autoencoder, at the mean of the posterior."""
     made: list[Agents] = []
     for i in range(0, len(true), batch):
