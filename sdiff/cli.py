@@ -242,7 +242,9 @@ def train(
     stage: Annotated[Literal["autoencoder", "denoiser"], typer.Argument(help="Which of the two networks.")],
     windows: Windows,
     output: Annotated[str, typer.Option(metavar="URI", help="Checkpoints, loss curves and pictures are written here.")],
-    config: Annotated[str | None, typer.Option(metavar="FILE", help="YAML with what differs from the recipe.")] = None,
+    config: Annotated[
+        str | None, typer.Option(metavar="RECIPE", help="small, paper, or a YAML file with what differs from one.")
+    ] = None,
     autoencoder: Annotated[
         str | None,
         typer.Option(metavar="URI", help="Checkpoint that the denoiser builds on; OUTPUT/model unless given."),

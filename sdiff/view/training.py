@@ -55,12 +55,15 @@ def samples(model: ScenarioModel, stage: str, held_back: pa.Table) -> tuple[byte
 
 @torch.inference_mode()
 def reconstruct(autoencoder: AnyAutoencoder, true: list[Agents], maps: np.ndarray, batch: int = 16) -> list[Agents]:
-    """What comes back of scenes through the autoencoder, at the mean of the posterior."""
+    """What comes back of scenes through the autoencoder, at the mean of the posterior.
+
+    Every box that it finds: where logs have boxes that overlap, and recorded ones do, both are to come back.
+    """
     made: list[Agents] = []
     for i in range(0, len(true), batch):
         scenes, map_bev = scene_batch(pack(true[i : i + batch])), torch.as_tensor(maps[i : i + batch])
         boxes = autoencoder.decode(autoencoder.encode(scenes, map_bev).mean, map_bev)
-        made += [to_agents(found) for found in detect(boxes)]
+        made += [to_agents(found) for found in detect(boxes, suppress=False)]
     return made
 
 
