@@ -26,6 +26,7 @@ from sdiff.metrics.measures import (
     MEASURES,
     Place,
     distance_values,
+    found_values,
     scene_values,
     token_values,
     unlike_values,
@@ -53,6 +54,7 @@ ALIKE_COMPARED = 8
 """Scenarios of one directive and place that are compared with each other, at most."""
 _ROWS_AT_ONCE = 64
 _ORIGIN = ("origin_x_m", "origin_y_m", "origin_heading_rad")
+_FOUND = ("n_found", "found_collision_t0", "found_collision")
 _LANE_USERS = {"bike": "cyclist", "pedestrian": "pedestrian"}
 
 
@@ -277,16 +279,17 @@ def _measure(
         }
     count: Counter[str] = Counter()
     of_directive: defaultdict[tuple[str, str], list[Agents]] = defaultdict(list)
-    columns = ["scenario_id", "window_id", "directive", "agents", "tokens"]
+    columns = ["scenario_id", "window_id", "directive", "agents", "tokens", *_FOUND]
     for rows in _batches(scenarios, "scenarios", columns, "window_id", sorted(here)):
         scenes = zip(agents_from_arrow(rows["agents"]), tokens_from_arrow(rows["tokens"]), strict=True)
         names = (rows[c].to_pylist() for c in ("scenario_id", "window_id", "directive"))
-        for scenario_id, window_id, directive, (agents, tokens) in zip(*names, scenes, strict=True):
+        found = zip(*(rows[c].to_pylist() for c in _FOUND), strict=True)
+        for scenario_id, window_id, directive, boxes, (agents, tokens) in zip(*names, found, scenes, strict=True):
             if scenario_id not in chosen:
                 continue
             place, count[window_id] = here[window_id].place, count[window_id] + 1
             values = scene_values(agents, place) | distance_values(agents, place.agents)
-            tallies.columns["generated"].add(values | token_values(tokens, agents), place)
+            tallies.columns["generated"].add(values | token_values(tokens, agents) | found_values(*boxes), place)
             if others[window_id]["again"] is not None:
                 tallies.between["generated"].add(values, place)
             _add_tokens(tallies, tokens, place, others[window_id])

@@ -1,7 +1,7 @@
 """What a window and a scenario have in common: agents, the tokens that describe them, the token of the scene."""
 
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -75,6 +75,16 @@ class Agents:
     def take(self, index: NDArray[Any]) -> "Agents":
         """The agents at `index` (positions or a mask)."""
         return replace(self, **{f.name: v[index] for f in fields(self) if (v := getattr(self, f.name)) is not None})
+
+
+class Sample(NamedTuple):
+    """What a model makes for one place.
+
+    agents: no two boxes of them overlap at t0. found: every box, also those that overlap a more probable one.
+    """
+
+    agents: Agents
+    found: Agents
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from synthetic import driving_log
 
 from sdiff import KINDS, STEP_S, raster, tables, window_tables
 from sdiff.logs.driving_log import FEATURE_KINDS, LANE_TYPES, VectorMap
-from sdiff.scene import STEPS_FUTURE, STEPS_PAST, Agents, AgentTokens, SceneToken
+from sdiff.scene import STEPS_FUTURE, STEPS_PAST, Agents, AgentTokens, Sample, SceneToken
 from sdiff.window_tables import Cut
 from sdiff.windows import cut
 
@@ -105,10 +105,11 @@ class TokensDriveOn:
         sampler: str = "dpmpp2m",
         steps: int = 20,
         min_score: float = 0.5,
-    ) -> list[Agents]:
-        """One scene per row."""
+    ) -> list[Sample]:
+        """One per row."""
         assert len(map_bev) == len(tokens) == len(scene) == len(noise_keys)
-        return [self._scene(t, k) for t, k in zip(tokens, noise_keys, strict=True)]
+        scenes = [self._scene(t, k) for t, k in zip(tokens, noise_keys, strict=True)]
+        return [Sample(scene, scene) for scene in scenes]
 
     def _scene(self, tokens: AgentTokens, noise_key: tuple[int, str, int]) -> Agents:
         tokens = tokens.take(np.isfinite(tokens.x_m))

@@ -192,7 +192,10 @@ class NeverAnAv(TokensDriveOn):
         scenes = super().sample(map_bev, tokens, scene, noise_keys, **options)
         number = [int(key[1].rsplit("-", 1)[1]) for key in noise_keys]
         lost = [n == 0 or (n % 2 and key[2] == 0) for n, key in zip(number, noise_keys, strict=True)]
-        return [dataclasses.replace(s, y_m=s.y_m + 10) if x else s for s, x in zip(scenes, lost, strict=True)]
+        return [
+            s._replace(agents=dataclasses.replace(s.agents, y_m=s.agents.y_m + 10)) if x else s
+            for s, x in zip(scenes, lost, strict=True)
+        ]
 
 
 def load_never_an_av(uri: str | None, device: str) -> NeverAnAv:

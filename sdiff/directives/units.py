@@ -19,8 +19,8 @@ from sdiff.directives.search import Found, Spot, chunks
 from sdiff.maps.places import Place
 from sdiff.metrics.collision import meetings
 from sdiff.metrics.matching import token_index
-from sdiff.metrics.safety import scenario_columns
-from sdiff.scene import BEV_PIXELS, MAP_CHANNELS, STEPS_PAST, Agents, AgentTokens, SceneToken
+from sdiff.metrics.safety import found_columns, scenario_columns
+from sdiff.scene import BEV_PIXELS, MAP_CHANNELS, STEPS_PAST, Agents, AgentTokens, Sample, SceneToken
 
 EGO_WITHIN_M = 2.0
 """A scenario whose ego is farther from the origin at t0 is rejected [m]."""
@@ -44,8 +44,8 @@ class Sampler(Protocol):
         sampler: str = ...,
         steps: int = ...,
         min_score: float = ...,
-    ) -> list[Agents]:
-        """One scene per row of the batch."""
+    ) -> list[Sample]:
+        """One per row of the batch."""
 
 
 @dataclass(frozen=True)
@@ -86,13 +86,14 @@ class Request:
 
 @dataclass(frozen=True)
 class Scenario:
-    """One that was accepted."""
+    """One that was accepted. found: the boxes that its agents were chosen from."""
 
     request: Request
     attempt: int
     tokens: AgentTokens
     scene: SceneToken
     agents: Agents
+    found: Agents
 
 
 def job_id(job: Job, windows: list[str], model_id: str) -> str:
@@ -169,9 +170,9 @@ def make(
     for attempt in range(job.attempts):
         pending = [i for i in wanted if i not in accepted]
         for a, b in chunks(len(pending), job.batch):
-            for i, agents in _sample(model, job, requests, wanted, pending[a:b], attempt):
+            for i, made in _sample(model, job, requests, wanted, pending[a:b], attempt):
                 tally["attempts"] += 1
-                agents = replace(agents, token_index=token_index(wanted[i][0], agents))
+                agents = replace(made.agents, token_index=token_index(wanted[i][0], made.agents))
                 stay = np.ones(len(agents), bool) if job.collisions else apart(agents)
                 if not _ego_at_origin(agents):
                     tally["rejected: no_ego"] += 1
@@ -179,7 +180,7 @@ def make(
                     tally["rejected: collision"] += 1
                 else:
                     tally += Counter({"agents left out: collision": int((~stay).sum())})
-                    accepted[i] = Scenario(requests[i], attempt, *wanted[i], agents.take(stay))
+                    accepted[i] = Scenario(requests[i], attempt, *wanted[i], agents.take(stay), made.found)
     return [accepted[i] for i in sorted(accepted)], tally
 
 
@@ -202,9 +203,9 @@ def _sample(
     wanted: dict[int, tuple[AgentTokens, SceneToken]],
     members: list[int],
     attempt: int,
-) -> list[tuple[int, Agents]]:
+) -> list[tuple[int, Sample]]:
     full = members + members[-1:] * (job.batch - len(members))
-    scenes = model.sample(
+    samples = model.sample(
         np.stack([requests[i].map_bev for i in full]),
         [wanted[i][0] for i in full],
         [wanted[i][1] for i in full],
@@ -213,7 +214,7 @@ def _sample(
         steps=job.steps,
         min_score=job.min_score,
     )
-    return list(zip(members, scenes, strict=False))
+    return list(zip(members, samples, strict=False))
 
 
 def apart(agents: Agents) -> NDArray[np.bool_] | None:
@@ -244,7 +245,9 @@ def scenario_table(
 ) -> pa.Table:
     """The unit's object of the table scenarios. provenance: per scenario, the columns that its window lends."""
     drivable = MAP_CHANNELS.index("drivable_area")
-    safety = [scenario_columns(s.agents, s.tokens, s.request.map_bev[drivable]) for s in scenarios]
+    measured = [
+        scenario_columns(s.agents, s.tokens, s.request.map_bev[drivable]) | found_columns(s.found) for s in scenarios
+    ]
     schema = schemas.arrow_schema("scenarios")
     data: dict[str, Any] = {
         "scenario_id": [s.request.scenario_id for s in scenarios],
@@ -266,7 +269,7 @@ def scenario_table(
     for f in schema:
         if f.name in data:
             continue
-        values = [row[f.name] for row in (provenance if provenance and f.name in provenance[0] else safety)]
+        values = [row[f.name] for row in (provenance if provenance and f.name in provenance[0] else measured)]
         data[f.name] = pa.array(values, f.type, from_pandas=True)  # NaN becomes null
     return pa.table(
         [v if isinstance(v, pa.Array) else pa.array(v, f.type) for f in schema for v in [data[f.name]]], schema=schema

@@ -63,6 +63,8 @@ MEASURES = (
     _mean("collision_t0", "agents in collision at t0", "share"),
     _mean("collision", "agents in collision at any of 41 poses", "share"),
     _mean("has_collision", "scenarios with a collision", "share"),
+    _mean("found_collision_t0", "boxes found that overlap at t0, before any was left out", "share"),
+    _mean("found_collision", "boxes found that overlap at any of 41 poses, before", "share"),
     _mean("token_match", f"tokens matched within {LOOSE[0]} m, {LOOSE[1]} rad", "share"),
     *_of_kinds("token_match"),
     _mean("token_match_tight", f"tokens matched within {TIGHT[0]} m, {TIGHT[1]} rad", "share"),
@@ -117,6 +119,12 @@ def scene_values(agents: Agents, place: Place) -> Values:
         "acceleration_mps2": kinematics.acceleration_mps2(agents),
         **turning,
     }
+
+
+def found_values(n_found: int, collision_t0: float | None, collision: float | None) -> Values:
+    """What the columns of a scenario say of all boxes that the model found."""
+    said = {"found_collision_t0": collision_t0, "found_collision": collision}
+    return {key: np.full(n_found, value) for key, value in said.items() if value is not None}
 
 
 def distance_values(agents: Agents, reference: Agents) -> Values:

@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from sdiff.metrics import boxes
+from sdiff.metrics import at_t0, boxes
 from sdiff.metrics.collision import contact
 from sdiff.metrics.map_fit import offroad_fraction
 from sdiff.metrics.matching import match_rate, match_tokens
@@ -38,6 +38,21 @@ def scenario_columns(agents: Agents, tokens: AgentTokens, drivable: NDArray[np.g
         "has_collision": bool(touching.in_collision.any()),
         "offroad_fraction": offroad_fraction(agents, drivable),
         "token_match_rate": match_rate(tokens, matched),
+    }
+
+
+def found_columns(found: Agents) -> dict[str, float]:
+    """The columns of `scenarios` on all boxes that the model found, NaN where the schema says null.
+
+    Keys: n_found, found_collision_t0, found_collision.
+    """
+    present = at_t0(found.valid).astype(bool)
+    hit = contact(found).in_collision[present]
+    at_once, ever = (at_t0(hit), hit.any(-1)) if len(hit) else (np.array([np.nan]), np.array([np.nan]))
+    return {
+        "n_found": int(present.sum()),
+        "found_collision_t0": float(at_once.mean()),
+        "found_collision": float(ever.mean()),
     }
 
 

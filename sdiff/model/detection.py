@@ -163,8 +163,8 @@ class Detections(NamedTuple):
     kind: NDArray[np.int64]
 
 
-def detect(boxes: Boxes, min_score: float = 0.5, suppress: bool = True) -> list[Detections]:
-    """Boxes above `min_score`, scene by scene; with `suppress`, no two of them overlap at t0."""
+def detect(boxes: Boxes, min_score: float = 0.5) -> list[Detections]:
+    """Boxes above `min_score`, scene by scene. They may overlap."""
     boxes = Boxes(*(field.detach() for field in boxes))
     score = boxes.logit.sigmoid()
     scenes = []
@@ -176,11 +176,11 @@ def detect(boxes: Boxes, min_score: float = 0.5, suppress: bool = True) -> list[
             boxes.log_size[i][keep][order].clamp(-3, 4).exp().cpu().numpy(),
             boxes.kind_logits[i][keep][order].argmax(-1).cpu().numpy(),
         )
-        scenes.append(_suppressed(found) if suppress else found)
+        scenes.append(found)
     return scenes
 
 
-def _suppressed(found: Detections) -> Detections:
+def suppressed(found: Detections) -> Detections:
     """Without the boxes that overlap a more probable one at t0."""
     x, y, heading = found.pose[:, T0].T
     corners = box_corners(x, y, heading, *found.size.T)

@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from sdiff.model.autoencoder import LATENT_CELLS
 from sdiff.model.build import build_autoencoder, build_denoiser
 from sdiff.model.conditioning import from_tokens
-from sdiff.model.detection import Detections, detect
+from sdiff.model.detection import Detections, detect, suppressed
 from sdiff.model.recipe import Recipe
 from sdiff.model.samplers import SAMPLERS, karras_sigmas
 from sdiff.model.trajectory import interpolate
-from sdiff.scene import STEPS_FUTURE, STEPS_PAST, Agents, AgentTokens, SceneToken
+from sdiff.scene import STEPS_FUTURE, STEPS_PAST, Agents, AgentTokens, Sample, SceneToken
 
 EGO_RADIUS_M = 2.0
 """The ego is the agent nearest the origin, if it is within this distance."""
@@ -41,8 +41,8 @@ class ScenarioModel(nn.Module):
         sampler: str = "dpmpp2m",
         steps: int = 20,
         min_score: float = 0.5,
-    ) -> list[Agents]:
-        """One scene for each of B places, window frame, no two boxes overlapping at t0.
+    ) -> list[Sample]:
+        """One scene for each of B places, window frame.
 
         map_bev: (B, 8, 256, 256) uint8. tokens, scene: B each. noise_keys: B of (seed, scenario id, attempt); the noise
         of a scene depends on its key alone. Raises ValueError for an unknown sampler.
@@ -60,7 +60,8 @@ class ScenarioModel(nn.Module):
             return self.denoiser(x, x.new_full((len(x),), sigma), context)
 
         latents = self.denoiser.unscale(SAMPLERS[sampler](denoise, noise * sigmas[0], sigmas))
-        return [to_agents(found) for found in detect(self.autoencoder.decode(latents, maps), min_score)]
+        found = detect(self.autoencoder.decode(latents, maps), min_score)
+        return [Sample(to_agents(suppressed(boxes)), to_agents(boxes)) for boxes in found]
 
 
 def keyed_noise(key: tuple[int, str, int], shape: tuple[int, ...]) -> NDArray[np.float32]:

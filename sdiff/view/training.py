@@ -63,7 +63,7 @@ def reconstruct(autoencoder: AnyAutoencoder, true: list[Agents], maps: np.ndarra
     for i in range(0, len(true), batch):
         scenes, map_bev = scene_batch(pack(true[i : i + batch])), torch.as_tensor(maps[i : i + batch])
         boxes = autoencoder.decode(autoencoder.encode(scenes, map_bev).mean, map_bev)
-        made += [to_agents(found) for found in detect(boxes, suppress=False)]
+        made += [to_agents(found) for found in detect(boxes)]
     return made
 
 
@@ -72,7 +72,8 @@ def _free(model: ScenarioModel, maps: np.ndarray) -> list[Agents]:
     for name in ("x_m", "y_m", "heading_rad"):
         getattr(ego, name)[:] = 0.0
     keys = [(0, f"sample-{i}", 0) for i in range(len(maps))]
-    return model.sample(maps, [ego] * len(maps), [SceneToken(p_mask=0.95)] * len(maps), keys)
+    made = model.sample(maps, [ego] * len(maps), [SceneToken(p_mask=0.95)] * len(maps), keys)
+    return [sample.agents for sample in made]
 
 
 def _mean_count(scenes: list[Agents]) -> float:
