@@ -8,8 +8,9 @@ import itertools
 import json
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -86,6 +87,7 @@ def run(
     minutes: float | None = None,
     steps: int | None = None,
     autoencoder: str | None = None,
+    regions: Sequence[str] = (),
     workers: int = 1,
     use_gpu: bool = False,
     seed: int = 0,
@@ -96,7 +98,7 @@ def run(
 
     Whichever comes first ends the schedule of the learning rate; the minutes before a kill count. config: a YAML file
     with the keys of sdiff.model.recipe.Recipe, or the name of a recipe. autoencoder: checkpoint of the autoencoder that
-    the denoiser works on; `<output>/model` unless given.
+    the denoiser works on; `<output>/model` unless given. regions: train on windows of these alone; all if empty.
     Raises TrainError, tables.TableError, checkpoint.CheckpointError.
     """
     import ray
@@ -111,11 +113,12 @@ def run(
     source = storage.absolute(autoencoder) if autoencoder else storage.join(output, "model")
     if stage == "denoiser":
         recipe = replace(recipe, autoencoder=checkpoint.load_autoencoder(source)[1].autoencoder)
-    paths, rows, facts = _training_rows(windows)
+    paths, rows, facts = _training_rows(windows, regions)
     size = recipe.train_autoencoder.batch_size if stage == "autoencoder" else recipe.train_denoiser.batch_size
     if rows < size * workers:
         raise TrainError(
-            f"{windows} has {rows} windows in split train, expected at least {size * workers}; ingest more"
+            f"{windows} has {rows} windows in split train{' of ' + ', '.join(regions) if regions else ''}, "
+            f"expected at least {size * workers}; ingest more"
         )
     cores = os.cpu_count() or 1
     shuffle_rows = max(size, min(SHUFFLE_ROWS, rows // SHUFFLE_SHARE // workers))
@@ -129,10 +132,11 @@ def run(
     data = ray.data.read_parquet(
         [storage.filesystem(p)[1] for p in paths],
         filesystem=fs,
-        columns=["split", "map_bev", "agents"],
+        columns=["split", "region", "map_bev", "agents"],
         shuffle=ray.data.FileShuffleConfig(seed=seed),
     )
-    data = data.map_batches(_training_rows_packed, batch_format="pyarrow", batch_size=64)
+    packed = partial(_training_rows_packed, regions=tuple(regions))
+    data = data.map_batches(packed, batch_format="pyarrow", batch_size=64)
     trainer = TorchTrainer(
         _work,
         train_loop_config={"run": told, "board": board},
@@ -164,10 +168,13 @@ def _recipe(config: str | None, stage: str, steps: int | None) -> Recipe:
     return replace(recipe, **{key: replace(getattr(recipe, key), steps=steps)})
 
 
-def _training_rows(windows: str) -> tuple[list[str], int, dict[str, Any]]:
+def _training_rows(windows: str, regions: Sequence[str]) -> tuple[list[str], int, dict[str, Any]]:
     """Objects that hold training windows, how many windows, and the data's fingerprint for the checkpoint's facts."""
     table = tables.read(windows, "windows", columns=["window_id", "split", "dataset", "region"])
-    rows = table.filter(pc.equal(table["split"], "train"))
+    if unknown := set(regions) - set(table["region"].to_pylist()):
+        there = ", ".join(sorted(set(table["region"].to_pylist())))
+        raise TrainError(f"{windows} has no region {', '.join(sorted(unknown))}; its regions: {there}")
+    rows = table.filter(_trained_on(table, regions))
     found = storage.objects(storage.table_uri(windows, "windows"))
     facts = {
         "windows": rows.num_rows,
@@ -179,12 +186,18 @@ def _training_rows(windows: str) -> tuple[list[str], int, dict[str, Any]]:
     return found, rows.num_rows, facts
 
 
-def _training_rows_packed(table: pa.Table) -> dict[str, np.ndarray]:
-    """Rows of windows, the train split only, as what a worker gets: some 12 KB a window instead of 540.
+def _trained_on(table: pa.Table, regions: Sequence[str]) -> pa.ChunkedArray:
+    """Which rows a run trains on: the train split, of the regions if any are named."""
+    chosen = pc.equal(table["split"], "train")
+    return pc.and_(chosen, pc.is_in(table["region"], pa.array(regions))) if regions else chosen
+
+
+def _training_rows_packed(table: pa.Table, regions: Sequence[str]) -> dict[str, np.ndarray]:
+    """Rows of windows, those to train on, as what a worker gets: some 12 KB a window instead of 540.
 
     The map image travels and waits in the shuffle buffer compressed, and is unpacked batch by batch.
     """
-    table = table.filter(pc.equal(table["split"], "train"))
+    table = table.filter(_trained_on(table, regions))
     maps = [pa.compress(m.as_buffer(), "zstd", asbytes=True) for m in table["map_bev"].combine_chunks()]
     packed = np.empty(len(maps), object)
     packed[:] = maps

@@ -249,6 +249,9 @@ def train(
         str | None,
         typer.Option(metavar="URI", help="Checkpoint that the denoiser builds on; OUTPUT/model unless given."),
     ] = None,
+    region: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="Train on this region's windows alone; may be repeated.")
+    ] = None,
     minutes: Annotated[float | None, typer.Option(min=0.1, help="Stop after that long.")] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Steps in all, instead of the recipe's.")] = None,
     workers: Workers = 1,
@@ -267,6 +270,7 @@ def train(
         output,
         config,
         autoencoder=autoencoder,
+        regions=region or (),
         minutes=minutes,
         steps=steps,
         workers=workers,
