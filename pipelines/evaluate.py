@@ -15,6 +15,7 @@ import orjson
 import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
+from rich import box
 from rich.table import Table
 
 from sdiff import storage, tables
@@ -37,10 +38,10 @@ from sdiff.scene import BEV_PIXELS, MAP_CHANNELS, STEPS_FUTURE, STEPS_PAST, Agen
 COLUMNS = {
     "generated": "generated",
     "logs": "logs",
-    "again": "logs again",
-    "lanes": "along lanes",
-    "paste": "pasted log",
-    "replay": "nearest log",
+    "again": "logs\nagain",
+    "lanes": "along\nlanes",
+    "paste": "pasted\nlog",
+    "replay": "nearest\nlog",
 }
 """What stands side by side in the report, and its headings."""
 
@@ -116,15 +117,16 @@ def run(
 def table(result: dict[str, Any]) -> Table:
     """The result of `run` for a terminal."""
     title = f"{result['n_scenarios']} scenarios at {result['n_places']} places"
-    caption = (
-        "±: half the 95 % interval over logs. logs again: the same place and signals at another time, where the table "
-        f"has one ({result['n_places_again']} places). way left: of the way from along lanes to there; blank where the "
-        "two do not differ for sure."
-    )
-    shown = Table("measure", "unit", "generated", "±", *list(COLUMNS.values())[1:], "way left", title=title)
-    shown.caption = caption
-    for column in shown.columns[2:]:
-        column.justify = "right"
+    notes = ["±: half the 95 % interval over logs."]
+    columns = dict(COLUMNS)
+    if result["n_places_again"]:
+        notes.append(f"logs again: at another time, with the same signals ({result['n_places_again']} places).")
+        notes.append("way left: of the way from along lanes to there; blank where the two do not differ for sure.")
+    else:
+        del columns["again"]
+    shown = Table("measure", title=title, caption=" ".join(notes), box=box.SIMPLE_HEAD, pad_edge=False)
+    for heading in (columns.pop("generated"), "±", *columns.values(), *["way\nleft"] * bool(result["way_left"])):
+        shown.add_column(heading, justify="right", no_wrap=True)
     for measure in MEASURES:
         values = [result["columns"][column][measure.key] for column in COLUMNS]
         if measure.label.startswith("  ") and not any(values):  # kinds that nobody has stay out
@@ -132,12 +134,11 @@ def table(result: dict[str, Any]) -> Table:
         interval = result["intervals"]["generated"].get(measure.key)
         way = result["way_left"].get(measure.key)
         shown.add_row(
-            measure.label,
-            measure.unit,
+            f"{measure.label} ({measure.unit})" if measure.unit else measure.label,
             _number(values[0]),
             _number((interval[1] - interval[0]) / 2 if interval else None),
-            *map(_number, values[1:]),
-            _number(way["left"], 2) if way else "",
+            *(_number(result["columns"][column][measure.key]) for column in columns),
+            *[_number(way["left"], 2) if way else ""] * bool(result["way_left"]),
         )
     return shown
 
