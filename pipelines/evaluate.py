@@ -174,7 +174,8 @@ def _choose(scenarios: str, windows: str, seed: int, limit: int | None) -> tuple
 def _training_scenes(windows: str, seed: int) -> tuple[TrainingScenes, str]:
     """Random training windows of random objects of the table; any windows where it has no training split."""
     rng = np.random.default_rng(seed)
-    found: dict[str, list[tuple[Agents, str, Any]]] = {"train": [], "all": []}
+    splits: list[str] = []
+    found: list[tuple[Agents, str, Any]] = []
     objects = storage.objects(windows)
     for uri in (objects[i] for i in sorted(rng.permutation(len(objects))[:TRAINING_OBJECTS])):
         fs, path = storage.filesystem(uri)
@@ -183,11 +184,11 @@ def _training_scenes(windows: str, seed: int) -> tuple[TrainingScenes, str]:
         rows = rows.take(drawn).combine_chunks()
         scenes = map(_first_41_steps, agents_from_arrow(rows["agents"]))
         places = (layout(_bev(blob)) for blob in rows["map_bev"].to_pylist())
-        for split, *kept in zip(rows["split"].to_pylist(), scenes, rows["log_id"].to_pylist(), places, strict=True):
-            for to in {split, "all"} & set(found):
-                found[to].append(tuple(kept))
-    source = "train" if found["train"] else "all"
-    agents, logs, layouts = zip(*found[source], strict=True)
+        splits += rows["split"].to_pylist()
+        found += zip(scenes, rows["log_id"].to_pylist(), places, strict=True)
+    source = "train" if "train" in splits else "all"
+    kept = [scene for scene, split in zip(found, splits, strict=True) if source in ("all", split)]
+    agents, logs, layouts = zip(*kept, strict=True)
     return TrainingScenes(agents, logs, np.stack(layouts)), source
 
 
@@ -274,7 +275,7 @@ def _measure(
         pasted = training.any(at.place.log_id, rng[w])
         others[w] = {
             "again": draws.get(w),
-            "lanes": pasted and along_lanes(pasted, at.place.lanes, rng[w]),
+            "lanes": None if pasted is None else along_lanes(pasted, at.place.lanes, rng[w]),
             "paste": pasted,
             "replay": training.nearest(at.place.log_id, at.layout),
         }

@@ -115,8 +115,8 @@ def _nearest(lanes: LaneSegments, at: NDArray[np.float64]) -> tuple[int, float]:
 
 def _anywhere(lanes: LaneSegments, rng: np.random.Generator) -> tuple[int, float]:
     """A segment and a distance along it, so that each metre of lane in the window is as likely."""
+    length = np.hypot(*(lanes.end_m - lanes.start_m).T)
     for _ in range(20):
-        length = np.hypot(*(lanes.end_m - lanes.start_m).T)
         segment = int(rng.choice(len(length), p=length / length.sum()))
         along = float(rng.uniform(0, length[segment]))
         way = (lanes.end_m[segment] - lanes.start_m[segment]) / max(length[segment], 1e-6)

@@ -70,9 +70,9 @@ class Tally:
                 found[m.key] = float(total[at] / weight[at])
         return found
 
-    def intervals(self, region: str | None = None) -> dict[str, list[float] | None]:
+    def intervals(self) -> dict[str, list[float] | None]:
         """95 % bootstrap interval of every mean, over blocks of logs; None where nothing was measured."""
-        found = _interval(_resampled(self._blocks(region)))
+        found = _interval(_resampled(self._blocks(None)))
         return {m.key: found[_SOURCES[m.source]] for m in MEASURES if _is_mean(m)}
 
     def _blocks(self, region: str | None) -> NDArray[np.float64]:

@@ -1,5 +1,6 @@
 """The EDM denoiser on latents: a U-Net that sees the map, the tokens and the noise level."""
 
+from abc import ABC, abstractmethod
 from typing import NamedTuple
 
 import torch
@@ -39,7 +40,7 @@ class Level(nn.Module):
         return cells.transpose(1, 2).unflatten(2, x.shape[2:]).contiguous()
 
 
-class Preconditioned(nn.Module):
+class Preconditioned(nn.Module, ABC):
     """D(x; sigma, context): EDM preconditioning (Karras et al. 2022, table 1) around a network."""
 
     frequencies: Tensor
@@ -70,16 +71,17 @@ class Preconditioned(nn.Module):
         """The inverse of `scale`."""
         return scaled / self.latent_scale + self.latent_mean
 
+    @abstractmethod
     def context(self, map_bev: Tensor, conditions: Conditions) -> Context:
         """All that the network takes of map and tokens: once per batch of scenes."""
-        raise NotImplementedError
 
     def conditions(self, scenes: SceneBatch) -> Conditions:
         """What it is told of scenes in training."""
         return from_scenes(scenes)
 
+    @abstractmethod
     def _network(self, x: Tensor, noise_BF: Tensor, context: Context) -> Tensor:
-        raise NotImplementedError
+        """The preconditioned network; noise_BF: the noise level as Fourier features."""
 
 
 class Denoiser(Preconditioned):

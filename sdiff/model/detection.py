@@ -170,13 +170,14 @@ def detect(boxes: Boxes, min_score: float = 0.5) -> list[Detections]:
     scenes = []
     for i, keep in enumerate(score >= min_score):
         order = score[i][keep].argsort(descending=True, stable=True)
-        found = Detections(
-            score[i][keep][order].cpu().numpy(),
-            boxes.pose[i][keep][order].cpu().numpy(),
-            boxes.log_size[i][keep][order].clamp(-3, 4).exp().cpu().numpy(),
-            boxes.kind_logits[i][keep][order].argmax(-1).cpu().numpy(),
+        scenes.append(
+            Detections(
+                score[i][keep][order].cpu().numpy(),
+                boxes.pose[i][keep][order].cpu().numpy(),
+                boxes.log_size[i][keep][order].clamp(-3, 4).exp().cpu().numpy(),
+                boxes.kind_logits[i][keep][order].argmax(-1).cpu().numpy(),
+            )
         )
-        scenes.append(found)
     return scenes
 
 

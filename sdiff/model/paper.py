@@ -181,7 +181,8 @@ class PaperDenoiser(Preconditioned):
         token, used = self.tokens(conditions)
         attentions = [level.to_tokens for level in (*self.inward, *self.outward) if isinstance(level, PaperLevel)]
         pairs = [a.keys_values(token) for a in attentions]
-        return Context(self.map_tower(map_bev)[-1], token.new_zeros(len(token), 1), pairs, used)
+        no_scene_vector = token.new_zeros(len(token), 0)  # the scene is one of the tokens
+        return Context(self.map_tower(map_bev)[-1], no_scene_vector, pairs, used)
 
     def conditions(self, scenes: SceneBatch) -> Conditions:
         """Whole tokens of vehicles."""
