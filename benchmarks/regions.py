@@ -37,7 +37,7 @@ def main() -> None:
     regions = options.region or sorted(set(held_back["region"].to_pylist()))
     job = output / "free.yaml"
     job.write_text("name: free\n")
-    found: dict[str, dict[str, dict[str, float]]] = {}
+    found: dict[str, dict[str, dict[str, float | None]]] = {}
     for trained in (*regions, ALL):
         train.run(
             "denoiser",
@@ -59,14 +59,20 @@ def main() -> None:
                 seed=options.seed,
                 output=str(made),
             )
-            result = evaluate.run(str(made), options.windows, seed=options.seed)
-            found.setdefault(trained, {})[tested] = result["columns"]["generated"]
-    (output / "regions.json").write_text(json.dumps(found, indent=1))
+            # A model of a few steps may make no scene with an AV in it.
+            some = tables.read(str(made), "scenarios", ["scenario_id"]).num_rows
+            result = evaluate.run(str(made), options.windows, seed=options.seed) if some else None
+            found.setdefault(trained, {})[tested] = result["columns"]["generated"] if result else {}
+            (output / "regions.json").write_text(json.dumps(found, indent=1))
     for key in MEASURED:
         print(f"\n{key}: trained in (down), tested in (across)")
         print("".join(f"{name:>20}" for name in ("", *regions)))
         for trained, row in found.items():
-            print("".join(f"{cell:>20}" for cell in (trained, *(f"{row[tested][key]:.3f}" for tested in regions))))
+            print("".join(f"{cell:>20}" for cell in (trained, *(_number(row[tested].get(key)) for tested in regions))))
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"
 
 
 if __name__ == "__main__":
