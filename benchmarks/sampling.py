@@ -53,7 +53,7 @@ def main() -> None:
             getattr(ego, name)[:] = 0.0
         maps = torch.as_tensor(image, device=device)
         conditions = from_tokens([ego] * b, [SceneToken()] * b).to(device)
-        context = model.denoiser.context(maps, conditions)
+        context = model.denoiser.context(maps, conditions, model.autoencoder)
         x = torch.randn(b, model.denoiser.latent_channels, 32, 32, device=device)
         sigma = torch.ones(b, device=device)
         boxes = model.autoencoder.decode(x, maps)
@@ -63,7 +63,7 @@ def main() -> None:
             model.sample(image, [ego] * b, [SceneToken()] * b, keys, steps=options.steps)
 
         parts: dict[str, Callable[[], Any]] = {
-            "context": lambda maps=maps, c=conditions: model.denoiser.context(maps, c),  # type: ignore[misc]
+            "context": lambda maps=maps, c=conditions: model.denoiser.context(maps, c, model.autoencoder),  # type: ignore[misc]
             "one denoising step": lambda x=x, s=sigma, c=context: model.denoiser(x, s, c),  # type: ignore[misc]
             "decode": lambda x=x, maps=maps: model.autoencoder.decode(x, maps),  # type: ignore[misc]
             "boxes and overlap": lambda boxes=boxes: detect(boxes),  # type: ignore[misc]

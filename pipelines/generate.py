@@ -169,9 +169,8 @@ def _run_units(work: Work, todo: list[Unit], actors: int | None, report: Callabl
     import ray.data
 
     logging.getLogger("ray.data").setLevel(logging.ERROR)
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
-    context.execution_no_progress_timeout_s = NO_PROGRESS_TIMEOUT_S
+    cluster.quiet_data()
+    ray.data.DataContext.get_current().execution_no_progress_timeout_s = NO_PROGRESS_TIMEOUT_S
     # One block per unit from the start: a repartition would be a task that waits for a core when actors hold them all.
     made = ray.data.from_items([{"unit": u.to_json()} for u in todo], override_num_blocks=len(todo)).map_batches(
         MakeUnits,

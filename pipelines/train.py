@@ -127,7 +127,7 @@ def run(
     report(f"{stage}: recipe {recipe.name}, {rows:,} windows to train on, {told.config.steps:,} steps of {size}")
     cluster.connect(max(cores, workers + 1))
     board = ray.remote(num_cpus=0)(Board).remote()
-    ray.data.DataContext.get_current().enable_progress_bars = False
+    cluster.quiet_data()
     fs, _ = storage.filesystem(paths[0])
     data = ray.data.read_parquet(
         [storage.filesystem(p)[1] for p in paths],

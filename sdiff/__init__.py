@@ -8,6 +8,9 @@ KINDS = ("car", "truck", "bus", "motorcyclist", "cyclist", "pedestrian", "vehicl
 VEHICLE_KINDS = ("car", "truck", "bus", "motorcyclist", "vehicle")
 """Kinds that belong on the carriageway."""
 
+VRU_KINDS = ("motorcyclist", "cyclist", "pedestrian")
+"""Vulnerable road users."""
+
 WINDOW_M = 100.0
 """Side of the square window [m]."""
 

@@ -131,3 +131,9 @@ class SceneToken:
     p_mask: float = float("nan")
     n_agents: float = float("nan")
     moving_share: float = float("nan")
+    mean_speed_mps: float = float("nan")
+    vru_share: float = float("nan")
+
+
+SCENE_NUMBERS = tuple(f.name for f in fields(SceneToken) if f.name != "p_mask")
+"""Names of what a scene token says of the scene itself, in the order in which the model takes them."""

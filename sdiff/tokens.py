@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from sdiff import STEP_S
+from sdiff import KINDS, STEP_S, VRU_KINDS
 from sdiff.scene import STEPS_PAST, Agents, AgentTokens, SceneToken
 
 END_S = 2.0
@@ -25,12 +25,18 @@ def agent_tokens(agents: Agents) -> AgentTokens:
 
 
 def scene_token(agents: Agents) -> SceneToken:
-    """How many agents are there at t0, and which share of them moves. p_mask is not specified: it is a choice."""
+    """How many agents are there at t0, which share moves, how fast, who. p_mask is not specified: it is a choice."""
     speed = _at(agents, STEPS_PAST, "")["speed_mps"]
     present = ~np.isnan(speed)
     n = int(present.sum())
+    if not n:
+        return SceneToken(n_agents=0.0)
+    moving = speed[present] > MOVING_MPS
     return SceneToken(
-        n_agents=float(n), moving_share=float((speed[present] > MOVING_MPS).mean()) if n else float("nan")
+        n_agents=float(n),
+        moving_share=float(moving.mean()),
+        mean_speed_mps=float(speed[present][moving].mean()) if moving.any() else float("nan"),
+        vru_share=float(np.isin(agents.kind[present], [KINDS.index(k) for k in VRU_KINDS]).mean()),
     )
 
 

@@ -11,8 +11,8 @@ from sdiff import KINDS, VEHICLE_KINDS, raster
 from sdiff.geometry import box_corners, boxes_overlap
 from sdiff.model import checkpoint
 from sdiff.model.autoencoder import Autoencoder
-from sdiff.model.batch import T0, SceneBatch, pack, scene_batch
-from sdiff.model.conditioning import from_scenes, from_tokens, unnamed
+from sdiff.model.batch import T0, TIMES_S, SceneBatch, pack, scene_batch
+from sdiff.model.conditioning import from_scenes, from_tokens, token_scenes, unnamed
 from sdiff.model.detection import HEAD_CHANNELS, assign, detect, detection_loss, read_head, suppressed
 from sdiff.model.draw import centred, covered_pixels, painted, write
 from sdiff.model.lane_frame import lane_direction, lane_field
@@ -20,6 +20,7 @@ from sdiff.model.recipe import AutoencoderConfig, DenoiserConfig, Recipe, TrainC
 from sdiff.model.scenario_model import ScenarioModel, keyed_noise
 from sdiff.model.training import AutoencoderStage, TrainState
 from sdiff.scene import AGENT_CHANNELS, MAP_CHANNELS, STEPS_PAST, Agents, AgentTokens, SceneToken
+from sdiff.tokens import agent_tokens
 
 TINY = Recipe(
     name="tiny",
@@ -182,11 +183,11 @@ def test_an_autoencoder_learns_a_scene_by_heart() -> None:
 def test_steps_go_along_the_heading_of_their_box() -> None:
     head = torch.zeros(1, HEAD_CHANNELS, 64, 64)
     head[:, 3], head[:, 4] = np.cos(2.0), np.sin(2.0)
-    head[:, -6], head[:, -3] = 0.8, 0.4  # 8 m ahead in the first second, 4 m in the next
+    head[:, -6], head[:, -3] = 0.8, 0.4  # 4 m ahead from 1 to 1.5 s, 2 m in the next half second
     pose = read_head(head).pose[0, 0]
     ahead = torch.tensor([np.cos(2.0), np.sin(2.0)], dtype=torch.float32)
-    assert torch.allclose(pose[-2, :2] - pose[T0, :2], 8 * ahead, atol=1e-4)
-    assert torch.allclose(pose[-1, :2] - pose[T0, :2], 12 * ahead, atol=1e-4)
+    assert torch.allclose(pose[-2, :2] - pose[T0, :2], 4 * ahead, atol=1e-4)
+    assert torch.allclose(pose[-1, :2] - pose[T0, :2], 6 * ahead, atol=1e-4)
     assert torch.equal(pose[0, :2], pose[T0, :2])
 
 
@@ -297,3 +298,27 @@ def test_losses_are_finite_for_an_empty_scene() -> None:
     terms = detection_loss(read_head(torch.randn(1, HEAD_CHANNELS, 64, 64)), scene_batch(pack([empty])))
     assert torch.isfinite(terms.total())
     assert STEPS_PAST == 20
+
+
+def test_a_whole_token_is_encoded_as_its_agent_is() -> None:
+    """But for the waypoints that a token does not say: it leads half a second on from t0, and to the end."""
+    agents = traffic([0.0, 20.0, -9.0], [0.0, 8.0, -3.5], [0.0, 2.0, -0.5], 8.0, kind=["car", "pedestrian", "bus"])
+    tokens = agent_tokens(agents)
+    lanes = lane_field(torch.from_numpy(maps(1)))
+    told = token_scenes(from_tokens([tokens], [SceneToken()], max_tokens=4), lanes)
+    true = scene_batch(pack([agents], max_agents=4))
+    assert torch.equal(told.real, true.real) and torch.equal(told.kind[told.real], true.kind[true.real])
+    assert torch.allclose(told.pose[told.real], true.pose[true.real], atol=1e-4)
+    assert torch.allclose(told.size[told.real], true.size[true.real])
+    assert told.seen[told.real].tolist() == [[False, False, False, True, True, True, False, True, True]] * 3
+
+
+def test_what_a_token_does_not_say_is_as_most_have_it() -> None:
+    tokens = AgentTokens.unspecified(2)
+    tokens.x_m[0], tokens.y_m[0], tokens.kind[0] = 10.0, 5.0, KINDS.index("bus")
+    lanes = torch.zeros(1, 2, 64, 64)
+    lanes[:, 1] = 1.0  # every lane goes to the left
+    told = token_scenes(from_tokens([tokens], [SceneToken()], max_tokens=2), lanes)
+    assert told.real.tolist() == [[True, False]]  # nowhere is no place
+    assert told.pose[0, 0].tolist() == [pytest.approx([10.0, 5.0, np.pi / 2])] * len(TIMES_S)
+    assert told.size[0, 0].tolist() == [12.0, 2.5]

@@ -33,6 +33,7 @@ def test_the_scene_token_counts_agents_and_those_that_move() -> None:
     agents = traffic([0.0, 8.0, 16.0, 24.0], 0.0, speed_mps=[3.0, 0.4, 0.6, 0.0])
     scene = tokens.scene_token(agents)
     assert (scene.n_agents, scene.moving_share) == (4.0, 0.5)
+    assert scene.mean_speed_mps == pytest.approx(1.8)
     assert np.isnan(scene.p_mask)
     gone = agents.valid.copy()
     gone[0, STEPS_PAST] = False

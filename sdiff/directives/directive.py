@@ -11,7 +11,7 @@ from sdiff import KINDS, WINDOW_M
 from sdiff.geometry import SE2, box_corners, boxes_overlap, wrap_angle
 from sdiff.maps.lanes import Path
 from sdiff.maps.places import REACH_M, Place
-from sdiff.scene import Agents, AgentTokens, SceneToken
+from sdiff.scene import SCENE_NUMBERS, Agents, AgentTokens, SceneToken
 from sdiff.span import Span
 from sdiff.tokens import END_S, agent_tokens
 
@@ -114,6 +114,8 @@ class Scene:
 
     n_agents: Span | None = None
     moving_share: Span | None = None
+    mean_speed_mps: Span | None = None
+    vru_share: Span | None = None
     p_mask: Span | None = None
 
 
@@ -175,7 +177,7 @@ def resolve(directive: Directive, place: Place, logs: Logs, rng: np.random.Gener
         return otherwise if span is None else span.draw(rng)
 
     return _joined(parts), SceneToken(
-        p_mask=drawn(scene.p_mask, p_mask), n_agents=drawn(scene.n_agents), moving_share=drawn(scene.moving_share)
+        p_mask=drawn(scene.p_mask, p_mask), **{name: drawn(getattr(scene, name)) for name in SCENE_NUMBERS}
     )
 
 

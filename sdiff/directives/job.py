@@ -159,6 +159,8 @@ def _scene(section: Section) -> Scene:
     scene = Scene(
         n_agents=section.span("n_agents", "agents", 1, 200),
         moving_share=section.span("moving_share", "", 0, 1),
+        mean_speed_mps=section.span("mean_speed_mps", "m/s", 0, 50),
+        vru_share=section.span("vru_share", "", 0, 1),
         p_mask=section.span("p_mask", "", 0, 1),
     )
     section.done()

@@ -8,12 +8,13 @@ import torch
 from torch import Tensor
 
 from sdiff import STEP_S
-from sdiff.scene import STEPS_PAST, WAYPOINTS_S, Agents
+from sdiff.scene import STEPS_FUTURE, STEPS_PAST, Agents
 
-TIMES_S = tuple(sorted((*WAYPOINTS_S, 0.0)))
-"""Times of the poses of a trajectory, t0 among them [s]."""
+_STRIDE = 5
+_STEPS = list(range(0, STEPS_PAST + STEPS_FUTURE + 1, _STRIDE))
+TIMES_S = tuple(round((step - STEPS_PAST) * STEP_S, 3) for step in _STEPS)
+"""Times of the poses of a trajectory, t0 among them, every 0.5 s [s]."""
 T0 = TIMES_S.index(0.0)
-_STEPS = [STEPS_PAST + round(t / STEP_S) for t in TIMES_S]
 
 
 class SceneBatch(NamedTuple):

@@ -1,15 +1,16 @@
 """The EDM denoiser on latents: a U-Net that sees the map, the tokens and the noise level."""
 
 from abc import ABC, abstractmethod
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sdiff.model.autoencoder import Posterior
 from sdiff.model.batch import SceneBatch
 from sdiff.model.blocks import Attention, MapTower, ResBlock, fourier
-from sdiff.model.conditioning import Conditions, TokenEncoder, from_scenes
+from sdiff.model.conditioning import Conditions, TokenEncoder, from_scenes, token_scenes
 from sdiff.model.lane_frame import lane_field
 from sdiff.model.recipe import DenoiserConfig, PaperDenoiserConfig
 
@@ -21,6 +22,13 @@ class Context(NamedTuple):
     scene: Tensor  # (B, E)
     keys_values: list[tuple[Tensor, Tensor]]  # one pair per cross-attention
     used: Tensor  # (B, 1 + K) bool
+
+
+class Encodes(Protocol):
+    """What brings agents to latents: an autoencoder."""
+
+    def encode(self, scenes: SceneBatch, map_bev: Tensor) -> Posterior:
+        """To the posterior over latents."""
 
 
 class Level(nn.Module):
@@ -72,7 +80,7 @@ class Preconditioned(nn.Module, ABC):
         return scaled / self.latent_scale + self.latent_mean
 
     @abstractmethod
-    def context(self, map_bev: Tensor, conditions: Conditions) -> Context:
+    def context(self, map_bev: Tensor, conditions: Conditions, autoencoder: Encodes) -> Context:
         """All that the network takes of map and tokens: once per batch of scenes."""
 
     def conditions(self, scenes: SceneBatch) -> Conditions:
@@ -87,7 +95,8 @@ class Preconditioned(nn.Module, ABC):
 class Denoiser(Preconditioned):
     """D(x; sigma, map, tokens), a U-Net.
 
-    Map features and painted tokens are concatenated to the noisy latent; the coarse levels attend to the tokens.
+    Concatenated to the noisy latent: map features, painted tokens, and the tokens' own latents, from the encoder that
+    agents go through: what is asked for need only be copied. The coarse levels attend to the tokens.
     """
 
     def __init__(self, config: DenoiserConfig, latent_channels: int) -> None:
@@ -98,7 +107,7 @@ class Denoiser(Preconditioned):
         self.tokens = TokenEncoder(tok, emb)
         self.always = nn.Parameter(torch.randn(1, 1, tok) * 0.02)  # attention has this to look at where no token is
         self.map_tower = MapTower(config.map_width)
-        self.first = nn.Conv2d(latent_channels + config.map_width + tok // 2, w0, 3, padding=1)
+        self.first = nn.Conv2d(2 * latent_channels + config.map_width + tok // 2, w0, 3, padding=1)
         self.cells = nn.Parameter(torch.randn(1, w1, 16, 16) * 0.02)
         h = config.heads
         self.levels = nn.ModuleList(
@@ -115,10 +124,13 @@ class Denoiser(Preconditioned):
         self.down2 = nn.Conv2d(w1, w2, 2, stride=2)
         self.last = nn.Sequential(nn.GroupNorm(8, w0), nn.SiLU(), nn.Conv2d(w0, latent_channels, 3, padding=1))
 
-    def context(self, map_bev: Tensor, conditions: Conditions) -> Context:
-        """Map features, painted tokens, keys and values."""
-        token, painted, scene = self.tokens(conditions, lane_field(map_bev))
-        features = torch.cat([self.map_tower(map_bev), painted], 1)
+    def context(self, map_bev: Tensor, conditions: Conditions, autoencoder: Encodes) -> Context:
+        """Map features, tokens painted and as latents, keys and values."""
+        lanes = lane_field(map_bev)
+        token, painted, scene = self.tokens(conditions, lanes)
+        with torch.no_grad():
+            told = self.scale(autoencoder.encode(token_scenes(conditions, lanes), map_bev).mean)
+        features = torch.cat([self.map_tower(map_bev), painted, told], 1)
         token = torch.cat([self.always.expand(len(token), -1, -1), token], 1)
         used = F.pad(conditions.used, (1, 0), value=True)
         attentions = [level.to_tokens for level in self.levels if isinstance(level, Level)]
@@ -144,12 +156,12 @@ class Denoised(NamedTuple):
     scaled: Tensor
 
 
-def denoising_loss(model: Preconditioned, latents: Tensor, map_bev: Tensor, conditions: Conditions) -> Denoised:
+def denoising_loss(model: Preconditioned, latents: Tensor, context: Context) -> Denoised:
     """EDM's weighted squared error of the denoised latents (Karras et al. 2022, equation 2), at random noise levels."""
     config = model.config
     clean = model.scale(latents)
     sigma = torch.exp(config.log_sigma_mean + config.log_sigma_std * torch.randn(len(clean), device=clean.device))
     noisy = clean + sigma[:, None, None, None] * torch.randn_like(clean)
-    denoised = model(noisy, sigma, model.context(map_bev, conditions))
+    denoised = model(noisy, sigma, context)
     weight = (sigma**2 + config.sigma_data**2) / (sigma * config.sigma_data) ** 2
     return Denoised((weight[:, None, None, None] * (denoised - clean) ** 2).mean(), sigma, denoised)

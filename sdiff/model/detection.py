@@ -24,7 +24,7 @@ Offset and heading in the window's frame, steps in the agent's.
 """
 OFFSET, DIRECTION = slice(1, 3), slice(3, 5)
 """Channels of the offset and of cos, sin."""
-_STEP_SCALE_M = 10.0  # a head output of 1 is a step of 10 m between neighbouring waypoints
+_STEP_SCALE_M = 5.0  # a head output of 1 is a step of 5 m between neighbouring waypoints
 
 
 class Boxes(NamedTuple):
@@ -53,7 +53,7 @@ class DetectionLoss(NamedTuple):
 
     def total(self) -> Tensor:
         """Weighted sum; waypoints count in metres like corners."""
-        return self.presence + self.box + self.corners + 0.5 * self.kind + self.waypoints + self.waypoint_headings
+        return self.presence + self.box + self.corners + 0.5 * self.kind + self.waypoints + 2 * self.waypoint_headings
 
 
 def cell_centres(device: torch.device | str = "cpu") -> Tensor:
@@ -140,7 +140,8 @@ def detection_loss(
     seen = scenes.seen[:, :, _OTHERS] & real[..., None]
     n_seen = seen.sum().clamp(min=1)
     away = (got.pose[:, :, _OTHERS, :2] - scenes.pose[:, :, _OTHERS, :2]).pow(2).sum(-1).add(1e-4).sqrt()
-    turn = 1 - (got.pose[:, :, _OTHERS, 2] - scenes.pose[:, :, _OTHERS, 2]).cos()
+    turn = (got.pose[:, :, _OTHERS, 2] - scenes.pose[:, :, _OTHERS, 2]).cos()
+    turn = (2 * (1 - turn)).clamp(min=0).add(1e-6).sqrt()  # as long as the angle: a square would forgive small ones
     return DetectionLoss(
         presence=presence,
         box=box[real].sum() / n_boxes,

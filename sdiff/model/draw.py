@@ -12,9 +12,9 @@ from torch import Tensor
 from sdiff import KINDS, WINDOW_M
 from sdiff.model.batch import T0, TIMES_S, SceneBatch
 from sdiff.model.lane_frame import lane_direction, turned_back
-from sdiff.scene import BEV_PIXELS, DISPLACEMENT_SCALE_M
+from sdiff.scene import BEV_PIXELS, DISPLACEMENT_SCALE_M, WAYPOINTS_S
 
-IMAGE_CHANNELS = 3 + len(KINDS) + 2 * (len(TIMES_S) - 1)
+IMAGE_CHANNELS = 3 + len(KINDS) + 2 * len(WAYPOINTS_S)
 """occupancy, sin, cos, one channel per kind, then dx, dy per waypoint."""
 CENTRE_FEATURES = 2 + 2 + len(KINDS) + 5 * (len(TIMES_S) - 1)
 """cos, sin; log length, width; kinds; per waypoint dx, dy in the agent's frame, sin and 1 - cos of the turn, seen."""
@@ -60,8 +60,8 @@ def painted(scenes: SceneBatch) -> Tensor:
     """(B, M, IMAGE_CHANNELS) float32 in [-1, 1]: what is painted inside each box, the kind as one channel each."""
     heading = scenes.pose[:, :, T0, 2]
     displacement = scenes.pose[..., :2] - scenes.pose[:, :, T0 : T0 + 1, :2]
-    others = [i for i in range(len(TIMES_S)) if i != T0]
-    v = displacement[:, :, others].flatten(2) / DISPLACEMENT_SCALE_M
+    drawn = [TIMES_S.index(t) for t in WAYPOINTS_S]
+    v = displacement[:, :, drawn].flatten(2) / DISPLACEMENT_SCALE_M
     v = (v.sign() * v.abs().sqrt()).clamp(-1, 1)
     kind = torch.nn.functional.one_hot(scenes.kind, len(KINDS)).to(v.dtype)
     plain = torch.stack([torch.ones_like(heading), heading.sin(), heading.cos()], -1)

@@ -5,7 +5,9 @@ come in as an image; a cell of the grid says how far its box's edges are; tokens
 gives the weight of the KL term, the bins of heading and size, or the weights of the waypoints.
 """
 
+import bisect
 import itertools
+import math
 
 import torch
 from torch import Tensor, nn
@@ -16,13 +18,13 @@ from sdiff.model.autoencoder import LOG_VARIANCE_START, Posterior
 from sdiff.model.batch import T0, TIMES_S, SceneBatch
 from sdiff.model.blocks import Attention, ResBlock
 from sdiff.model.conditioning import P_MASK_BINS, Conditions, from_scenes
-from sdiff.model.denoiser import Context, Preconditioned
+from sdiff.model.denoiser import Context, Encodes, Preconditioned
 from sdiff.model.detection import Boxes, DetectionLoss, cell_centres, detection_loss
 from sdiff.model.draw import IMAGE_CHANNELS, covered_pixels, painted
 from sdiff.model.recipe import PaperAutoencoderConfig, PaperDenoiserConfig
-from sdiff.scene import BEV_PIXELS, MAP_CHANNELS, SIGNED_MAP_CHANNELS, TOKEN_NUMBERS
+from sdiff.scene import BEV_PIXELS, MAP_CHANNELS, SIGNED_MAP_CHANNELS, TOKEN_NUMBERS, WAYPOINTS_S
 
-HEAD_CHANNELS = 1 + 2 + 4 + 3 * (len(TIMES_S) - 1)
+HEAD_CHANNELS = 1 + 2 + 4 + 3 * len(WAYPOINTS_S)
 """logit; cos, sin; log distances to the front, left, back and right edge; step to each waypoint, window frame."""
 PRESENCE_WEIGHT = 20.0
 BINS = {
@@ -36,14 +38,17 @@ BINS = {
 }
 """Lower end, width and number of the bins of each token feature; one more bin says that nothing is said."""
 _STEP_SCALE_M = 10.0
+_WAYPOINTS = [TIMES_S.index(t) for t in sorted((*WAYPOINTS_S, 0.0))]
 _NO_KINDS = [i for i in range(IMAGE_CHANNELS) if not 3 <= i < 3 + len(KINDS)]
 _IS_VEHICLE = torch.tensor([kind in VEHICLE_KINDS for kind in KINDS])
 
 
 def vehicles(scenes: SceneBatch) -> SceneBatch:
-    """Without all others, and none of a kind."""
+    """Without all others, none of a kind, seen at the published waypoints alone."""
     real = scenes.real & _IS_VEHICLE.to(scenes.kind.device)[scenes.kind]
-    return scenes._replace(real=real, kind=torch.full_like(scenes.kind, KINDS.index("vehicle")))
+    seen = torch.zeros_like(scenes.seen)
+    seen[..., _WAYPOINTS] = scenes.seen[..., _WAYPOINTS]
+    return scenes._replace(real=real, seen=seen, kind=torch.full_like(scenes.kind, KINDS.index("vehicle")))
 
 
 def agent_image(scenes: SceneBatch) -> Tensor:
@@ -130,18 +135,34 @@ class PaperAutoencoder(nn.Module):
 def read_head(head: Tensor) -> Boxes:
     """The head's output (B, HEAD_CHANNELS, 64, 64) as boxes per cell."""
     cells = head.float().flatten(2).transpose(1, 2)
-    logit, direction, log_edges, steps = cells.split([1, 2, 4, 3 * (len(TIMES_S) - 1)], dim=-1)
+    logit, direction, log_edges, steps = cells.split([1, 2, 4, 3 * len(WAYPOINTS_S)], dim=-1)
     heading = torch.atan2(direction[..., 1], direction[..., 0])
     front, left, back, right = log_edges.clamp(-4, 4).exp().unbind(-1)
     along, across, c, s = (front - back) / 2, (left - right) / 2, heading.cos(), heading.sin()
     centre = cell_centres(head.device) + torch.stack([c * along - s * across, s * along + c * across], -1)
-    steps = steps.unflatten(-1, (len(TIMES_S) - 1, 3)) * steps.new_tensor([_STEP_SCALE_M, _STEP_SCALE_M, 1.0])
-    past = steps[..., :T0, :].flip(-2).cumsum(-2).flip(-2)
-    future = steps[..., T0:, :].cumsum(-2)
-    out = torch.cat([past, torch.zeros_like(steps[..., :1, :]), future], -2)
+    steps = steps.unflatten(-1, (len(WAYPOINTS_S), 3)) * steps.new_tensor([_STEP_SCALE_M, _STEP_SCALE_M, 1.0])
+    n_past = _WAYPOINTS.index(T0)
+    past = steps[..., :n_past, :].flip(-2).cumsum(-2).flip(-2)
+    future = steps[..., n_past:, :].cumsum(-2)
+    out = _every_half_second(torch.cat([past, torch.zeros_like(steps[..., :1, :]), future], -2))
     pose = torch.cat([centre, heading[..., None]], -1)[..., None, :] + out
     kind = F.one_hot(torch.tensor(KINDS.index("vehicle")), len(KINDS)).to(pose).expand(*logit.shape[:-1], -1)
     return Boxes(logit[..., 0], pose, direction, torch.stack([front + back, left + right], -1).log(), kind)
+
+
+def _lagrange(at: float, knots: tuple[float, ...]) -> list[float]:
+    """Weights of values at `knots` in the polynomial through them, at `at`."""
+    return [math.prod((at - other) / (k - other) for other in knots if other != k) for k in knots]
+
+
+def _every_half_second(poses: Tensor) -> Tensor:
+    """Poses (..., 5, 3) at the published waypoints to (..., 9, 3) at TIMES_S: their polynomial, never beyond both ends
+    of its second."""
+    knots = tuple(TIMES_S[i] for i in _WAYPOINTS)
+    curve = poses.new_tensor([_lagrange(t, knots) for t in TIMES_S]) @ poses
+    before = poses[..., [bisect.bisect_right(knots, t) - 1 for t in TIMES_S], :]
+    after = poses[..., [bisect.bisect_left(knots, t) for t in TIMES_S], :]
+    return curve.clamp(torch.minimum(before, after), torch.maximum(before, after))
 
 
 def edges(pose: Tensor, size: Tensor, cell: Tensor) -> Tensor:
@@ -176,7 +197,7 @@ class PaperDenoiser(Preconditioned):
             nn.GroupNorm(8, widths[0]), nn.SiLU(), nn.Conv2d(widths[0], latent_channels, 3, padding=1)
         )
 
-    def context(self, map_bev: Tensor, conditions: Conditions) -> Context:
+    def context(self, map_bev: Tensor, conditions: Conditions, autoencoder: Encodes) -> Context:
         """Map features, keys and values of agent tokens and scene token."""
         token, used = self.tokens(conditions)
         attentions = [level.to_tokens for level in (*self.inward, *self.outward) if isinstance(level, PaperLevel)]

@@ -3,8 +3,6 @@
 from dataclasses import asdict, dataclass, field, is_dataclass, replace
 from typing import Any
 
-from sdiff.scene import WAYPOINTS_S
-
 
 @dataclass(frozen=True)
 class AutoencoderConfig:
@@ -83,7 +81,6 @@ class Recipe:
 
     name: str = "small"
     base: str = "small"
-    waypoints_s: tuple[float, ...] = WAYPOINTS_S
     autoencoder: AutoencoderConfig | PaperAutoencoderConfig = field(default_factory=AutoencoderConfig)
     denoiser: DenoiserConfig | PaperDenoiserConfig = field(default_factory=DenoiserConfig)
     train_autoencoder: TrainConfig = field(default_factory=TrainConfig)
@@ -121,6 +118,14 @@ class Recipe:
 _PAPER_SCHEDULE = TrainConfig(learning_rate=1e-4, matrix_learning_rate=None)
 RECIPES: dict[str, Recipe] = {
     "small": Recipe(),
+    "base": Recipe(
+        name="base",
+        base="base",
+        autoencoder=AutoencoderConfig(width=96, map_width=48, decoder_blocks=3),
+        denoiser=DenoiserConfig(widths=(128, 256, 384), map_width=96, token_width=192, heads=8),
+        train_autoencoder=TrainConfig(steps=20_000, batch_size=64),
+        train_denoiser=TrainConfig(steps=100_000, batch_size=64, matrix_learning_rate=4e-3, ema=0.9995),
+    ),
     "paper": Recipe(
         name="paper",
         base="paper",
@@ -130,4 +135,7 @@ RECIPES: dict[str, Recipe] = {
         train_denoiser=replace(_PAPER_SCHEDULE, steps=4500, learning_rate=3e-4),
     ),
 }
-"""`small` ships; `paper` is Scenario Diffusion as published (arXiv 2311.02738 and its forerunner 2305.18452)."""
+"""`small` ships; `base` is the same at a width for a GPU.
+
+`paper` is Scenario Diffusion as published (arXiv 2311.02738 and its forerunner 2305.18452).
+"""

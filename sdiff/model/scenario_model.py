@@ -51,7 +51,7 @@ class ScenarioModel(nn.Module):
             raise ValueError(f"unknown sampler {sampler!r}, expected one of {', '.join(SAMPLERS)}")
         device = next(self.parameters()).device
         maps = torch.as_tensor(map_bev, device=device)
-        context = self.denoiser.context(maps, from_tokens(tokens, scene).to(device))
+        context = self.denoiser.context(maps, from_tokens(tokens, scene).to(device), self.autoencoder)
         sigmas = karras_sigmas(steps)
         shape = (self.denoiser.latent_channels, LATENT_CELLS, LATENT_CELLS)
         noise = torch.from_numpy(np.stack([keyed_noise(key, shape) for key in noise_keys])).to(device)

@@ -58,7 +58,8 @@ class DenoiserStage(nn.Module):
         self.trained.latent_scale.copy_((self.trained.config.sigma_data / std).view(-1, 1, 1))
 
     def forward(self, scenes: SceneBatch, map_bev: Tensor) -> dict[str, Tensor]:
-        made = denoising_loss(self.trained, self.latents(scenes, map_bev), map_bev, self.trained.conditions(scenes))
+        context = self.trained.context(map_bev, self.trained.conditions(scenes), self.frozen[0])
+        made = denoising_loss(self.trained, self.latents(scenes, map_bev), context)
         config = self.trained.config
         clear = made.sigma < config.sigma_data
         decoded = made.loss.new_zeros(())
