@@ -12,15 +12,15 @@ from sdiff.geometry import box_corners, boxes_overlap
 from sdiff.model import checkpoint
 from sdiff.model.autoencoder import Autoencoder
 from sdiff.model.batch import T0, TIMES_S, SceneBatch, pack, scene_batch
-from sdiff.model.conditioning import from_scenes, from_tokens, token_scenes, unnamed
+from sdiff.model.conditioning import from_scenes, from_tokens, scene_numbers, token_scenes, unnamed
 from sdiff.model.detection import HEAD_CHANNELS, assign, detect, detection_loss, read_head, suppressed
 from sdiff.model.draw import centred, covered_pixels, painted, write
 from sdiff.model.lane_frame import lane_direction, lane_field
 from sdiff.model.recipe import AutoencoderConfig, DenoiserConfig, Recipe, TrainConfig
 from sdiff.model.scenario_model import ScenarioModel, keyed_noise
 from sdiff.model.training import AutoencoderStage, TrainState
-from sdiff.scene import AGENT_CHANNELS, MAP_CHANNELS, STEPS_PAST, Agents, AgentTokens, SceneToken
-from sdiff.tokens import agent_tokens
+from sdiff.scene import AGENT_CHANNELS, MAP_CHANNELS, SCENE_NUMBERS, STEPS_PAST, Agents, AgentTokens, SceneToken
+from sdiff.tokens import agent_tokens, scene_token
 
 TINY = Recipe(
     name="tiny",
@@ -211,6 +211,35 @@ def test_what_training_drops_is_not_given() -> None:
     whole = conditions.p_mask == 0
     assert whole.any()
     assert torch.equal(conditions.used[whole], scenes.real[whole])
+
+
+def test_training_says_of_a_scene_what_a_log_says() -> None:
+    street = traffic([0.0, 9.0, 18.0, 27.0], 0.0, 0.0, [6.0, 2.0, 0.0, 1.0], kind=["car", "bus", "car", "cyclist"])
+    parked = traffic([0.0, 9.0], 0.0)
+    found = scene_numbers(scene_batch(pack([street, parked])))
+    for row, agents in zip(found, (street, parked), strict=True):
+        said = scene_token(agents)
+        assert row.tolist() == pytest.approx([getattr(said, name) for name in SCENE_NUMBERS], nan_ok=True)
+    conditions = from_scenes(scene_batch(pack([parked] * 64)), torch.Generator().manual_seed(0))
+    assert not conditions.scene_given[:, SCENE_NUMBERS.index("mean_speed_mps")].any()  # nobody moves
+
+
+def test_a_quarter_of_the_training_scenes_is_free() -> None:
+    scenes = scene_batch(pack([crowd(4, 0)] * 4000, max_agents=4))
+    p_mask = from_scenes(scenes, torch.Generator().manual_seed(0)).p_mask
+    assert float((p_mask == 1).float().mean()) == pytest.approx(0.25, abs=0.03)
+    assert float((p_mask == 0).float().mean()) == pytest.approx(0.15, abs=0.03)
+    published = from_scenes(scenes, torch.Generator().manual_seed(0), as_published=True).p_mask
+    assert float((published == 0).float().mean()) == pytest.approx(0.4, abs=0.03)
+
+
+def test_a_speed_leads_to_where_the_agent_is_half_a_second_later() -> None:
+    tokens = AgentTokens.unspecified(1)
+    for name, value in {"x_m": 10.0, "y_m": 5.0, "heading_rad": np.pi / 2, "speed_mps": 6.0}.items():
+        getattr(tokens, name)[0] = value
+    told = token_scenes(from_tokens([tokens], [SceneToken()], max_tokens=1), torch.zeros(1, 2, 64, 64))
+    assert told.seen[0, 0].nonzero()[:, 0].tolist() == [T0 - 1, T0, T0 + 1]
+    assert told.pose[0, 0, T0 + 1].tolist() == pytest.approx([10.0, 8.0, np.pi / 2])
 
 
 def test_unspecified_is_not_zero() -> None:

@@ -38,6 +38,8 @@ def test_the_scene_token_counts_agents_and_those_that_move() -> None:
     gone = agents.valid.copy()
     gone[0, STEPS_PAST] = False
     assert tokens.scene_token(replace(agents, valid=gone)).n_agents == 3
+    mixed = traffic([0.0, 8.0, 16.0, 24.0], 0.0, kind=["car", "pedestrian", "cyclist", "motorcyclist"])
+    assert tokens.scene_token(mixed).vru_share == 0.75
 
 
 def test_nobody_has_no_token() -> None:

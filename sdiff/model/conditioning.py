@@ -107,8 +107,9 @@ def from_scenes(scenes: SceneBatch, generator: torch.Generator | None = None, as
     p_mask is 0 or 1 for the shares of MASKING, uniform for the rest; each agent's token is dropped with probability
     p_mask, but the ego's stays in half of the scenes: who generates freely still says where the AV is. Of the tokens
     that stay, half are whole; in the others each group of features is dropped with probability one half. One kind in
-    ten is said as `vehicle` or `other`, as by a log that does not know better. Scene features are dropped with probability one
-    half each. as_published: PUBLISHED_MASKING, every token that stays is whole, the ego's is dropped like any other.
+    ten is said as `vehicle` or `other`, as by a log that does not know better. Scene features are dropped with
+    probability one half each. as_published: PUBLISHED_MASKING, every token that stays is whole, the ego's is dropped
+    like any other.
     """
 
     def rand(*shape: int) -> Tensor:
