@@ -1,7 +1,8 @@
 """Fit the autoencoder or the denoiser to a windows table: Ray Data feeds Ray Train workers, on CPUs or GPUs.
 
-A run writes state.safetensors (all that a resumed run needs), loss.jsonl, loss.png and samples.png to
-`<output>/<stage>/`, and the model to `<output>/model/`. Run it again after a kill and it goes on from the last state.
+A run writes run.json (what it trains on, and which recipe), state.safetensors (all that a resumed run needs),
+loss.jsonl, loss.png and samples.png to `<output>/<stage>/`, and the model to `<output>/model/`. Run it again after a
+kill and it goes on from the last state.
 """
 
 import itertools
@@ -111,9 +112,11 @@ def run(
     recipe = _recipe(config, stage, steps)
     windows, output = storage.absolute(windows), storage.absolute(output)
     source = storage.absolute(autoencoder) if autoencoder else storage.join(output, "model")
-    if stage == "denoiser":
-        recipe = replace(recipe, autoencoder=checkpoint.load_autoencoder(source)[1].autoencoder)
     paths, rows, facts = _training_rows(windows, regions)
+    if stage == "denoiser":
+        frozen, of = checkpoint.load_autoencoder(source)
+        recipe = replace(recipe, autoencoder=of.autoencoder)
+        facts["autoencoder_fingerprint"] = checkpoint.fingerprint(frozen.state_dict())
     size = recipe.train_autoencoder.batch_size if stage == "autoencoder" else recipe.train_denoiser.batch_size
     if rows < size * workers:
         raise TrainError(
@@ -124,6 +127,7 @@ def run(
     shuffle_rows = max(size, min(SHUFFLE_ROWS, rows // SHUFFLE_SHARE // workers))
     threads = max(1, cores // workers)
     told = Run(stage, recipe, windows, output, source, seed, minutes, checkpoint_s, threads, shuffle_rows, facts)
+    _same_as_before(told)
     report(f"{stage}: recipe {recipe.name}, {rows:,} windows to train on, {told.config.steps:,} steps of {size}")
     cluster.connect(max(cores, workers + 1))
     board = ray.remote(num_cpus=0)(Board).remote()
@@ -184,6 +188,23 @@ def _training_rows(windows: str, regions: Sequence[str]) -> tuple[list[str], int
         "schema_version": schemas.table_schema("windows").version,
     }
     return found, rows.num_rows, facts
+
+
+def _same_as_before(run: Run) -> None:
+    """Write down what the run trains on, and which recipe; raise TrainError where one began here with others.
+
+    The schedule may differ: who gives a training more steps or minutes goes on with it.
+    """
+    begun = storage.join(run.folder, "run.json")
+    recipe = {k: v for k, v in run.recipe.to_json().items() if k in ("base", *STAGES[: STAGES.index(run.stage) + 1])}
+    facts: dict[str, Any] = json.loads(json.dumps({**run.facts, "recipe": recipe}))
+    before = json.loads(storage.read_bytes(begun)) if storage.exists(begun) else facts
+    if differ := [key for key in facts if facts[key] != before.get(key)]:
+        raise TrainError(
+            f"{run.folder} holds a training with other {', '.join(differ)}; give another --output, "
+            "or delete that folder"
+        )
+    storage.write_bytes(begun, json.dumps(facts, indent=1).encode())
 
 
 def _trained_on(table: pa.Table, regions: Sequence[str]) -> pa.ChunkedArray:

@@ -101,6 +101,8 @@ def test_a_killed_training_goes_on_from_its_last_state_to_a_model_that_samples(
     assert float(model.denoiser.latent_scale.std()) > 0  # fitted to the latents of these windows
     maps = np.zeros((1, len(MAP_CHANNELS), 256, 256), np.uint8)
     assert len(model.sample(maps, [AgentTokens.unspecified(0)], [SceneToken()], [(0, "a", 0)], steps=2)) == 1
+    with pytest.raises(train.TrainError, match="holds a training with other windows, windows_fingerprint;"):
+        train.run("denoiser", write_windows(tmp_path / "others", logs=2), str(tmp_path), recipe)
 
 
 def test_only_regions_of_the_table_can_be_trained_on(windows: str, tmp_path: Path) -> None:

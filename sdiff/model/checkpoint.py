@@ -21,9 +21,18 @@ class CheckpointError(ValueError):
     """A checkpoint is missing or is not one: says which, and what to do."""
 
 
+def fingerprint(weights: dict[str, Tensor]) -> str:
+    """Hexadecimal digest of named tensors."""
+    return hashlib.sha256(_bytes(weights)).hexdigest()
+
+
+def _bytes(weights: dict[str, Tensor]) -> bytes:
+    return safetensors.torch.save({k: v.detach().cpu().contiguous() for k, v in weights.items()})
+
+
 def save(uri: str, weights: dict[str, Tensor], facts: dict[str, Any], name: str = "model") -> None:
     """Write `weights` and `facts` under `uri`; the JSON last, so that a folder with one is complete."""
-    data = safetensors.torch.save({k: v.detach().cpu().contiguous() for k, v in weights.items()})
+    data = _bytes(weights)
     facts = {**facts, "code_version": sdiff.__version__, "sha256": hashlib.sha256(data).hexdigest()}
     storage.write_bytes(storage.join(uri, f"{name}.safetensors"), data)
     storage.write_bytes(storage.join(uri, f"{name}.json"), json.dumps(facts, indent=1).encode())
