@@ -243,7 +243,8 @@ def train(
     windows: Windows,
     output: Annotated[str, typer.Option(metavar="URI", help="Checkpoints, loss curves and pictures are written here.")],
     config: Annotated[
-        str | None, typer.Option(metavar="RECIPE", help="small, base, paper, or a YAML file with what differs from one.")
+        str | None,
+        typer.Option(metavar="RECIPE", help="small, base, paper, or a YAML file."),
     ] = None,
     autoencoder: Annotated[
         str | None,

@@ -214,6 +214,21 @@ def test_a_recording_with_gaps_in_time_is_refused(one_car: Path) -> None:
         list(sumo.read(str(one_car)))
 
 
+def test_steps_at_which_nobody_is_there_are_no_gap(one_car: Path) -> None:
+    steps = np.arange(101)
+    fcd = {
+        "timestep_time": np.concatenate([steps, steps + 110]) * 0.1,
+        "vehicle_id": ["early"] * 101 + ["late"] * 101,
+        "vehicle_x": np.tile(10.0 + steps * 0.8, 2),
+        "vehicle_y": np.full(202, -1.6),
+        "vehicle_angle": np.full(202, 90.0),
+        "vehicle_type": ["c"] * 202,
+        "vehicle_speed": np.full(202, 8.0),
+    }
+    pq.write_table(pa.table(fcd), one_car / "fcd.parquet")
+    assert {log.tracks.agent_id[log.recorder] for log in _logs(one_car)} == {"early", "late"}
+
+
 def test_a_missing_network_is_named(one_car: Path, tmp_path: Path) -> None:
     shutil.move(one_car / "net.xml.gz", tmp_path / "elsewhere")
     with pytest.raises(BadRecord, match=r"has no net\.xml"):
