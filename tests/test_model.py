@@ -242,6 +242,25 @@ def test_a_speed_leads_to_where_the_agent_is_half_a_second_later() -> None:
     assert told.pose[0, 0, T0 + 1].tolist() == pytest.approx([10.0, 8.0, np.pi / 2])
 
 
+def test_a_network_that_says_nothing_leaves_the_described_agents() -> None:
+    """At noise that hides everything, what the tokens say is all there is."""
+    torch.manual_seed(0)
+    model = ScenarioModel(TINY).eval()
+    torch.nn.init.zeros_(model.denoiser.last[-1].weight)
+    torch.nn.init.zeros_(model.denoiser.last[-1].bias)
+    agents = traffic([0.0, 20.0], [0.0, 8.0], 0.0, 8.0)
+    map_bev = torch.from_numpy(maps(1))
+    conditions = from_tokens([agent_tokens(agents)], [SceneToken()])
+    context = model.denoiser.context(map_bev, conditions, model.autoencoder)
+    told = token_scenes(conditions, lane_field(map_bev))
+    latents = model.denoiser.scale(model.autoencoder.encode(told, map_bev).mean)
+    sigma = 80.0
+    noisy = latents + sigma * torch.randn_like(latents)
+    with torch.no_grad():
+        denoised = model.denoiser(noisy, torch.tensor([sigma]), context)
+    assert float((denoised - latents).abs().max()) < 0.05
+
+
 def test_unspecified_is_not_zero() -> None:
     stated, silent = AgentTokens.unspecified(1), AgentTokens.unspecified(1)
     stated.speed_mps[0] = 0.0

@@ -18,7 +18,8 @@ from sdiff.model.recipe import DenoiserConfig, PaperDenoiserConfig
 class Context(NamedTuple):
     """All that does not change from one sampling step to the next."""
 
-    image: Tensor  # map and painted tokens, (B, C, 32, 32)
+    expected: Tensor  # what the tokens alone lead to expect, scaled latents (B, C, 32, 32), or one number for all
+    image: Tensor  # map and tokens, (B, C, 32, 32)
     scene: Tensor  # (B, E)
     keys_values: list[tuple[Tensor, Tensor]]  # one pair per cross-attention
     used: Tensor  # (B, 1 + K) bool
@@ -49,7 +50,10 @@ class Level(nn.Module):
 
 
 class Preconditioned(nn.Module, ABC):
-    """D(x; sigma, context): EDM preconditioning (Karras et al. 2022, table 1) around a network."""
+    """D(x; sigma, context): EDM preconditioning (Karras et al. 2022, table 1) around a network.
+
+    Around what the tokens alone lead to expect: the network says how the scene differs from that.
+    """
 
     frequencies: Tensor
     latent_mean: Tensor
@@ -68,8 +72,9 @@ class Preconditioned(nn.Module, ABC):
         """Denoised scaled latents (B, C, 32, 32), given x = latents + sigma * noise."""
         sigma, data = sigma_B[:, None, None, None], self.config.sigma_data
         variance = sigma**2 + data**2
+        x = x - context.expected
         out = self._network(x / variance.sqrt(), fourier(sigma_B.log() / 4, self.frequencies), context)
-        return data**2 / variance * x + sigma * data / variance.sqrt() * out
+        return context.expected + data**2 / variance * x + sigma * data / variance.sqrt() * out
 
     def scale(self, latents: Tensor) -> Tensor:
         """Latents of the autoencoder, scaled for diffusion."""
@@ -95,8 +100,9 @@ class Preconditioned(nn.Module, ABC):
 class Denoiser(Preconditioned):
     """D(x; sigma, map, tokens), a U-Net.
 
-    Concatenated to the noisy latent: map features, painted tokens, and the tokens' own latents, from the encoder that
-    agents go through: what is asked for need only be copied. The coarse levels attend to the tokens.
+    The tokens' own latents, from the encoder that agents go through, are what is expected: where all is said of an
+    agent there is nothing to add. They, painted tokens and map features are concatenated to the noisy latent; the
+    coarse levels attend to the tokens.
     """
 
     def __init__(self, config: DenoiserConfig, latent_channels: int) -> None:
@@ -129,12 +135,12 @@ class Denoiser(Preconditioned):
         lanes = lane_field(map_bev)
         token, painted, scene = self.tokens(conditions, lanes)
         with torch.no_grad():
-            told = self.scale(autoencoder.encode(token_scenes(conditions, lanes), map_bev).mean)
-        features = torch.cat([self.map_tower(map_bev), painted, told], 1)
+            expected = self.scale(autoencoder.encode(token_scenes(conditions, lanes), map_bev).mean)
+        features = torch.cat([self.map_tower(map_bev), painted, expected], 1)
         token = torch.cat([self.always.expand(len(token), -1, -1), token], 1)
         used = F.pad(conditions.used, (1, 0), value=True)
         attentions = [level.to_tokens for level in self.levels if isinstance(level, Level)]
-        return Context(features, scene, [a.keys_values(token) for a in attentions], used)
+        return Context(expected, features, scene, [a.keys_values(token) for a in attentions], used)
 
     def _network(self, x: Tensor, noise_BF: Tensor, context: Context) -> Tensor:
         emb = F.silu(self.noise(noise_BF) + context.scene)

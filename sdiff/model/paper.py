@@ -203,7 +203,8 @@ class PaperDenoiser(Preconditioned):
         attentions = [level.to_tokens for level in (*self.inward, *self.outward) if isinstance(level, PaperLevel)]
         pairs = [a.keys_values(token) for a in attentions]
         no_scene_vector = token.new_zeros(len(token), 0)  # the scene is one of the tokens
-        return Context(self.map_tower(map_bev)[-1], no_scene_vector, pairs, used)
+        nothing = token.new_zeros(1, 1, 1, 1)
+        return Context(nothing, self.map_tower(map_bev)[-1], no_scene_vector, pairs, used)
 
     def conditions(self, scenes: SceneBatch) -> Conditions:
         """Whole tokens of vehicles."""
