@@ -258,7 +258,7 @@ def test_a_network_that_says_nothing_leaves_the_described_agents() -> None:
     noisy = latents + sigma * torch.randn_like(latents)
     with torch.no_grad():
         denoised = model.denoiser(noisy, torch.tensor([sigma]), context)
-    assert float((denoised - latents).abs().max()) < 0.05
+        assert float((denoised - latents).abs().max()) < 0.05
 
 
 def test_unspecified_is_not_zero() -> None:
@@ -281,7 +281,7 @@ def test_sampling_again_gives_the_same_agents() -> None:
     torch.manual_seed(0)
     model = ScenarioModel(TINY).eval()
     torch.nn.init.normal_(model.autoencoder.head[-1].weight)  # scores that differ from cell to cell, some above a half
-    torch.nn.init.constant_(model.autoencoder.head[-1].bias, -0.5)
+    torch.nn.init.constant_(model.autoencoder.head[-1].bias, -0.2)
     ego = AgentTokens.unspecified(1)
     keys = [(7, f"s{i}", 0) for i in range(2)]
     once, again = (model.sample(maps(2), [ego] * 2, [SceneToken()] * 2, keys, steps=3) for _ in range(2))

@@ -283,9 +283,10 @@ def test_a_condition_that_is_no_sql_is_quoted(windows: str) -> None:
 
 
 def test_scene_tokens_are_passed_on() -> None:
-    directive = Directive("busy", scene=Scene(one(30), one(0.5), one(0.8)))
+    asked = {"n_agents": 30.0, "moving_share": 0.5, "mean_speed_mps": 7.0, "vru_share": 0.25, "p_mask": 0.8}
+    directive = Directive("busy", scene=Scene(**{name: one(value) for name, value in asked.items()}))
     _, scene = resolve(directive, BEFORE, no_logs, np.random.default_rng(0))
-    assert scene == SceneToken(p_mask=0.8, n_agents=30.0, moving_share=0.5)
+    assert scene == SceneToken(**asked)
 
 
 def test_windows_are_found_in_a_folder_or_its_parent(windows: str) -> None:

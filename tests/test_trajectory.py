@@ -56,6 +56,6 @@ def test_reversing_stays_reversing() -> None:
 
 
 def test_headings_take_the_short_way_round() -> None:
-    heading = np.array([3.0, 3.1, -3.1, -3.0, -2.9])
+    heading = np.array([3.0, 3.05, 3.1, -3.13, -3.1, -3.05, -3.0, -2.95, -2.9])
     motion = interpolate(poses(5 * T, 0 * T, heading))
     assert np.abs(motion.heading_rad[0]).min() > 2.8
