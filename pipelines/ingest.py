@@ -25,7 +25,7 @@ from google.protobuf.struct_pb2 import Struct
 
 from pipelines.watch import every
 from sdiff import logs, storage, tables, windows
-from sdiff.ingestion import DONE, Images, Options, Slice, SliceJob, slices
+from sdiff.ingestion import DONE, Images, Options, Slice, SliceJob, schema_versions, slices
 
 _NAMESPACE = "ingest"
 _log = logging.getLogger(__name__)
@@ -145,9 +145,9 @@ def _runner(options: PipelineOptions) -> PipelineRunner | None:
 
 
 def _claim(output: str, options: Options) -> None:
-    """Make `output` ours: writable, and made with these options only."""
+    """Make `output` ours: writable, and made with these options and schema versions only."""
     uri = storage.join(output, "_ingest", "options.json")
-    want = asdict(options)
+    want = {**asdict(options), "schema_versions": schema_versions()}
     if storage.exists(uri):
         have = json.loads(storage.read_bytes(uri))
         differing = [f"{k} {have.get(k)} there, {v} now" for k, v in want.items() if have.get(k) != v]

@@ -30,6 +30,11 @@ DONE = ".done.json"
 _log = logging.getLogger(__name__)
 
 
+def schema_versions() -> dict[str, int]:
+    """Of the tables that ingest writes: objects of two versions must not lie in one table."""
+    return {t: schemas.table_schema(t).version for t in ("windows", "agent_tokens", "maps")}
+
+
 @dataclass(frozen=True)
 class Options:
     """What decides the rows of a table. All tables under one output are made with the same."""
@@ -117,12 +122,11 @@ class SliceJob:
         except OSError as error:
             self._bury_unreadable(error, self.part == 0)
             return tables.fingerprint({"unreadable": self.source})
-        versions = {t: schemas.table_schema(t).version for t in ("windows", "agent_tokens", "maps")}
         work = {
             "source": _last_part(self.source),
             "content": content,
             "slice": [self.part, self.parts],
-            "schema": versions,
+            "schema": schema_versions(),
             **asdict(self.options),
         }
         return tables.fingerprint(work)

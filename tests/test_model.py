@@ -18,7 +18,7 @@ from sdiff.model.draw import centred, covered_pixels, painted, write
 from sdiff.model.lane_frame import lane_direction, lane_field
 from sdiff.model.recipe import AutoencoderConfig, DenoiserConfig, Recipe, TrainConfig
 from sdiff.model.scenario_model import ScenarioModel, keyed_noise
-from sdiff.model.training import AutoencoderStage, TrainState
+from sdiff.model.training import AutoencoderStage, DenoiserStage, TrainState
 from sdiff.scene import AGENT_CHANNELS, MAP_CHANNELS, SCENE_NUMBERS, STEPS_PAST, Agents, AgentTokens, SceneToken
 from sdiff.tokens import agent_tokens, scene_token
 
@@ -339,6 +339,23 @@ def test_a_resumed_run_goes_on_as_if_never_stopped() -> None:
 def test_a_recipe_with_an_unknown_key_names_it() -> None:
     with pytest.raises(ValueError, match=r"autoencoder\.widht"):
         Recipe.from_json({"autoencoder": {"widht": 3}})
+
+
+def test_both_stages_train_in_bfloat16() -> None:
+    """As on a GPU, where a step runs under autocast."""
+    torch.manual_seed(0)
+    model = ScenarioModel(TINY)
+    scenes, map_bev = scene_batch(pack([crowd(8, 0), crowd(8, 1)])), torch.from_numpy(maps(2))
+    for begin in (
+        lambda: AutoencoderStage(model.autoencoder),
+        lambda: DenoiserStage(model.denoiser, model.autoencoder),
+    ):
+        stage = begin()  # one after the other: the second freezes the autoencoder
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = stage(scenes, map_bev)["loss"]
+        loss.backward()
+        assert torch.isfinite(loss)
+        assert any(float(p.grad.abs().max()) > 0 for p in stage.trained.parameters() if p.grad is not None)
 
 
 def test_losses_are_finite_for_an_empty_scene() -> None:

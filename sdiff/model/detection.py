@@ -116,10 +116,22 @@ def assign(boxes: Boxes, scenes: SceneBatch, extent: Extent = log_size) -> Tenso
     return _settle(cells, cost, scenes.real)
 
 
+def chord(turn: Tensor) -> Tensor:
+    """Length of the chord between two headings: near the angle itself [rad], where 1 - cos forgives small ones."""
+    return (2 * (1 - turn.cos())).clamp(min=0).add(1e-6).sqrt()
+
+
 def detection_loss(
-    boxes: Boxes, scenes: SceneBatch, extent: Extent = log_size_and_centre, rank_by: Extent = log_size
+    boxes: Boxes,
+    scenes: SceneBatch,
+    extent: Extent = log_size_and_centre,
+    rank_by: Extent = log_size,
+    turn_cost: Callable[[Tensor], Tensor] = chord,
 ) -> DetectionLoss:
-    """Losses of the boxes against the scenes, with the assignment of `assign`, which ranks by `rank_by`."""
+    """Losses of the boxes against the scenes, with the assignment of `assign`, which ranks by `rank_by`.
+
+    turn_cost: of the difference of a waypoint's headings [rad].
+    """
     with torch.no_grad():
         cell = assign(boxes, scenes, rank_by)
     real = scenes.real
@@ -140,8 +152,7 @@ def detection_loss(
     seen = scenes.seen[:, :, _OTHERS] & real[..., None]
     n_seen = seen.sum().clamp(min=1)
     away = (got.pose[:, :, _OTHERS, :2] - scenes.pose[:, :, _OTHERS, :2]).pow(2).sum(-1).add(1e-4).sqrt()
-    turn = (got.pose[:, :, _OTHERS, 2] - scenes.pose[:, :, _OTHERS, 2]).cos()
-    turn = (2 * (1 - turn)).clamp(min=0).add(1e-6).sqrt()  # as long as the angle: a square would forgive small ones
+    turn = turn_cost(got.pose[:, :, _OTHERS, 2] - scenes.pose[:, :, _OTHERS, 2])
     return DetectionLoss(
         presence=presence,
         box=box[real].sum() / n_boxes,

@@ -72,12 +72,13 @@ def write(vectors: Tensor, scene: Tensor, xy_m: Tensor, n_scenes: int, cells: in
     """An image (B, C, cells, cells) of N vectors (N, C) at places (N, 2) [m] in scenes (N,) int64.
 
     Each is spread over the four cells around its place by bilinear weights, so that what is written moves with it;
-    in the outer half of the outermost cells, over the nearest four, by the same weights carried on.
+    in the outer half of the outermost cells, over the nearest four, by the same weights carried on. Sums in the
+    precision of the places, whatever that of the vectors: under autocast they come in bfloat16.
     """
     at = (WINDOW_M / 2 - xy_m) * (cells / WINDOW_M) - 0.5
     corner = at.floor().clamp(0, cells - 2)
     part = at - corner  # of the way from that cell's centre to the next
-    image = vectors.new_zeros(n_scenes * cells * cells, vectors.shape[-1])
+    image = part.new_zeros(n_scenes * cells * cells, vectors.shape[-1])
     for down in (0, 1):
         for right in (0, 1):
             row, column = (corner.long() + corner.new_tensor([down, right]).long()).unbind(-1)

@@ -126,7 +126,7 @@ class PaperAutoencoder(nn.Module):
     def loss(self, boxes: Boxes, scenes: SceneBatch) -> DetectionLoss:
         """Of what was decoded against the scenes' vehicles; presence is the mean over cells, weighted."""
         scenes = vehicles(scenes)
-        terms = detection_loss(boxes, scenes, edges, rank_by=edges)
+        terms = detection_loss(boxes, scenes, edges, rank_by=edges, turn_cost=lambda turn: 1 - turn.cos())
         n_boxes = scenes.real.sum().clamp(min=1)
         presence = terms.presence * n_boxes / boxes.logit.numel() * PRESENCE_WEIGHT
         return terms._replace(presence=presence, kind=terms.kind.new_zeros(()))
@@ -156,8 +156,10 @@ def _lagrange(at: float, knots: tuple[float, ...]) -> list[float]:
 
 
 def _every_half_second(poses: Tensor) -> Tensor:
-    """Poses (..., 5, 3) at the published waypoints to (..., 9, 3) at TIMES_S: their polynomial, never beyond both ends
-    of its second."""
+    """Poses (..., 5, 3) at the published waypoints to (..., 9, 3) at TIMES_S.
+
+    The polynomial through all five, in each second kept between its ends: who stops does not roll back.
+    """
     knots = tuple(TIMES_S[i] for i in _WAYPOINTS)
     curve = poses.new_tensor([_lagrange(t, knots) for t in TIMES_S]) @ poses
     before = poses[..., [bisect.bisect_right(knots, t) - 1 for t in TIMES_S], :]
