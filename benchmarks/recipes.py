@@ -27,7 +27,7 @@ directives:
   - {name: free}
   - {name: half_of_the_log, ego: from_log, agents: [{from_log: place, share: 0.5}]}
 """
-AS_PUBLISHED = "sampler: {name: euler, steps: 100}\nmin_score: 0.8\n"
+AS_PUBLISHED = "sampler: {name: euler, steps: 100, rules: false}\nmin_score: 0.8\n"
 JOBS = {"small": ASKED, "base": ASKED, WITHOUT_MAP: ASKED, "paper": ASKED + AS_PUBLISHED}
 """What each is asked for: nothing, and half of the agents that the log has."""
 

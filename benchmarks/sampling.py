@@ -14,10 +14,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from sdiff.model import checkpoint
 from sdiff.model.conditioning import from_tokens
-from sdiff.model.detection import detect
+from sdiff.model.detection import Boxes, detect
+from sdiff.model.rules import obeyed, off_road_field
 from sdiff.scene import BEV_PIXELS, MAP_CHANNELS, AgentTokens, SceneToken
 
 ROUNDS = 5
@@ -35,7 +37,7 @@ def seconds(work: Callable[[], Any], device: str) -> float:
     return statistics.median(times[1:])
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model")
@@ -56,18 +58,24 @@ def main() -> None:
         context = model.denoiser.context(maps, conditions, model.autoencoder)
         x = torch.randn(b, model.denoiser.latent_channels, 32, 32, device=device)
         sigma = torch.ones(b, device=device)
-        boxes = model.autoencoder.decode(x, maps)
+        seen, off_road_m = model.autoencoder.look(maps), off_road_field(maps)
+        boxes = model.autoencoder.decode(x, seen)
 
-        def whole(b: int = b, image: np.ndarray = image, ego: AgentTokens = ego) -> None:
+        def decode(scaled: Tensor, seen: list[Tensor] = seen) -> Boxes:
+            return model.autoencoder.decode(model.denoiser.unscale(scaled), seen)
+
+        def whole(b: int = b, image: np.ndarray = image, ego: AgentTokens = ego, rules: bool = True) -> None:
             keys = [(0, str(i), 0) for i in range(b)]
-            model.sample(image, [ego] * b, [SceneToken()] * b, keys, steps=options.steps)
+            model.sample(image, [ego] * b, [SceneToken()] * b, keys, steps=options.steps, rules=rules)
 
         parts: dict[str, Callable[[], Any]] = {
             "context": lambda maps=maps, c=conditions: model.denoiser.context(maps, c, model.autoencoder),  # type: ignore[misc]
             "one denoising step": lambda x=x, s=sigma, c=context: model.denoiser(x, s, c),  # type: ignore[misc]
-            "decode": lambda x=x, maps=maps: model.autoencoder.decode(x, maps),  # type: ignore[misc]
+            "rules, once": lambda x=x, decode=decode, o=off_road_m: obeyed(x, decode, o),  # type: ignore[misc]
+            "decode": lambda x=x, seen=seen: model.autoencoder.decode(x, seen),  # type: ignore[misc]
             "boxes and overlap": lambda boxes=boxes: detect(boxes),  # type: ignore[misc]
             f"scenario, {options.steps} steps": whole,
+            "without rules": lambda whole=whole: whole(rules=False),  # type: ignore[misc]
         }
         per_scenario_ms = {name: round(1000 * seconds(work, device) / b, 3) for name, work in parts.items()}
         rate = 1000 / per_scenario_ms[f"scenario, {options.steps} steps"]

@@ -105,6 +105,7 @@ class TokensDriveOn:
         sampler: str = "dpmpp2m",
         steps: int = 20,
         min_score: float = 0.5,
+        rules: bool = True,
     ) -> list[Sample]:
         """One per row."""
         assert len(map_bev) == len(tokens) == len(scene) == len(noise_keys)

@@ -13,7 +13,7 @@ from sdiff.model import checkpoint
 from sdiff.model.autoencoder import Autoencoder
 from sdiff.model.batch import T0, TIMES_S, SceneBatch, pack, scene_batch
 from sdiff.model.conditioning import from_scenes, from_tokens, scene_numbers, token_scenes, unnamed
-from sdiff.model.detection import HEAD_CHANNELS, assign, detect, detection_loss, read_head, suppressed
+from sdiff.model.detection import HEAD_CHANNELS, arcs, assign, detect, detection_loss, read_head, suppressed
 from sdiff.model.draw import centred, covered_pixels, painted, write
 from sdiff.model.lane_frame import lane_direction, lane_field
 from sdiff.model.recipe import AutoencoderConfig, DenoiserConfig, Recipe, TrainConfig
@@ -174,21 +174,44 @@ def test_an_autoencoder_learns_a_scene_by_heart() -> None:
     for _ in range(200):
         state.update(stage(scenes, image)["loss"])
     with torch.no_grad():
-        found = detect(autoencoder.decode(autoencoder.encode(scenes, image).mean, image))[0]
+        found = detect(autoencoder.decode(autoencoder.encode(scenes, image).mean, autoencoder.look(image)))[0]
     order = np.argsort(found.pose[:, T0, 0])
     assert found.pose[order][:, T0, 0] == pytest.approx([-9.0, 0.0, 12.0], abs=0.5)
     assert found.pose[order][:, -1, 0] == pytest.approx([7.0, 16.0, 28.0], abs=1.5)
 
 
-def test_steps_go_along_the_heading_of_their_box() -> None:
+def head_of_one(*steps: tuple[float, float, float]) -> torch.Tensor:
+    """A head's output in whose first cell an agent heads to 2 rad and takes these steps last, before `pressed`."""
     head = torch.zeros(1, HEAD_CHANNELS, 64, 64)
     head[:, 3], head[:, 4] = np.cos(2.0), np.sin(2.0)
-    head[:, -6], head[:, -3] = 0.8, 0.4  # 4 m ahead from 1 to 1.5 s, 2 m in the next half second
-    pose = read_head(head).pose[0, 0]
+    head[:, -3 * len(steps) :] = torch.tensor(steps).flatten()[None, :, None, None]
+    return head
+
+
+def test_steps_go_along_the_heading_of_their_box() -> None:
+    pose = read_head(head_of_one((0.85, 0.0, 0.0), (0.45, 0.0, 0.0))).pose[0, 0]
     ahead = torch.tensor([np.cos(2.0), np.sin(2.0)], dtype=torch.float32)
     assert torch.allclose(pose[-2, :2] - pose[T0, :2], 4 * ahead, atol=1e-4)
     assert torch.allclose(pose[-1, :2] - pose[T0, :2], 6 * ahead, atol=1e-4)
     assert torch.equal(pose[0, :2], pose[T0, :2])
+
+
+def test_steps_follow_the_arc_that_the_box_turns_on() -> None:
+    """A quarter circle in two steps ends where a quarter circle ends: as far ahead as to the side."""
+    chord = 2 * 10 * np.sin(np.pi / 8) / 5  # of 45 degrees of a circle of 10 m
+    pose = read_head(head_of_one(*[(chord + 0.05, 0.0, np.pi / 4 + 0.02)] * 2)).pose[0, 0]
+    ahead, left = torch.tensor([np.cos(2.0), np.sin(2.0)]), torch.tensor([-np.sin(2.0), np.cos(2.0)])
+    way = (pose[-1, :2] - pose[T0, :2]).double()
+    assert [float(way @ ahead), float(way @ left)] == pytest.approx([10.0, 10.0], abs=1e-4)
+    assert float(pose[-1, 2] - pose[T0, 2]) == pytest.approx(np.pi / 2, abs=1e-5)
+    told = arcs(pose)[-2:]
+    assert told.tolist() == [pytest.approx([5 * chord, 0.0, np.pi / 4], abs=1e-4)] * 2
+
+
+def test_a_parked_car_stays_where_its_steps_are_a_little_off() -> None:
+    pose = read_head(head_of_one(*[(0.02, -0.01, 0.01)] * 4)).pose[0, 0]  # as it stands: 0.4 m and 0.04 rad in 2 s
+    assert float((pose[-1, :2] - pose[T0, :2]).norm()) < 0.05
+    assert abs(float(pose[-1, 2] - pose[T0, 2])) < 0.005
 
 
 def test_a_kind_that_training_does_not_name_is_still_true() -> None:
@@ -387,3 +410,16 @@ def test_what_a_token_does_not_say_is_as_most_have_it() -> None:
     assert told.real.tolist() == [[True, False]]  # nowhere is no place
     assert told.pose[0, 0].tolist() == [pytest.approx([10.0, 5.0, np.pi / 2])] * len(TIMES_S)
     assert told.size[0, 0].tolist() == [12.0, 2.5]
+
+
+def test_two_speeds_lead_to_the_end_that_they_imply() -> None:
+    tokens = AgentTokens.unspecified(2)
+    tokens.x_m[:], tokens.y_m[:], tokens.heading_rad[:], tokens.end_speed_mps[:] = 0.0, 0.0, np.pi / 2, 8.0
+    tokens.speed_mps[0] = 0.0
+    told = token_scenes(from_tokens([tokens], [SceneToken()], max_tokens=2), torch.zeros(1, 2, 64, 64))
+    from_standing, speed_open = told.pose[0]
+    assert from_standing[0].tolist() == pytest.approx([0.0, 0.0, np.pi / 2], abs=1e-5)  # it stood before, too
+    assert from_standing[-1].tolist() == pytest.approx([0.0, 8.0, np.pi / 2], abs=1e-5)  # half of 8 m/s for 2 s
+    assert told.seen[0, 0, -1]
+    assert speed_open[-1].tolist() == pytest.approx([0.0, 16.0, np.pi / 2], abs=1e-5)
+    assert not told.seen[0, 1, -1]

@@ -63,7 +63,7 @@ def test_the_autoencoder_learns_and_assigns_one_cell_each() -> None:
         losses.append(terms["loss"].item())
         state.update(terms["loss"])
     assert np.mean(losses[-3:]) < 0.9 * np.mean(losses[:3])
-    boxes = autoencoder.decode(autoencoder.encode(scenes, NO_MAP).mean, NO_MAP)
+    boxes = autoencoder.decode(autoencoder.encode(scenes, NO_MAP).mean, autoencoder.look(NO_MAP))
     assert len(set(assign(boxes, vehicles(scenes), edges)[0, :3].tolist())) == 3
 
 

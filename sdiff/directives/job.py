@@ -58,6 +58,7 @@ class Job:
     seed: int = 0
     sampler: str = "dpmpp2m"
     steps: int = 20
+    rules: bool = True
     min_score: float = 0.5
     attempts: int = 3
     collisions: bool = False
@@ -68,6 +69,10 @@ class Job:
         """The job with the options that are not None in place of what its file says."""
         places = self.places if where is None else replace(self.places, where=where)
         return replace(self, places=places, **{k: v for k, v in options.items() if v is not None})
+
+    def guided(self) -> bool:
+        """Whether sampling follows the rules of sdiff.model.rules: not where collisions are wanted."""
+        return self.rules and not self.collisions
 
     def unit_size(self) -> int:
         """Scenarios per unit: as written, or from one batch in a small job to UNIT_MOST in a large one."""
@@ -115,7 +120,13 @@ def parse(text: str, file: str) -> Job:
         name = sampler.words("name", SAMPLERS, "sampler")
         if len(name) > 1:
             raise sampler.error("name", "found several, expected one sampler")
-        job = replace(job, sampler=name[0] if name else job.sampler, steps=sampler.count("steps", job.steps, high=1000))
+        rules = sampler.flag("rules")
+        job = replace(
+            job,
+            sampler=name[0] if name else job.sampler,
+            steps=sampler.count("steps", job.steps, high=1000),
+            rules=job.rules if rules is None else rules,
+        )
         sampler.done()
     return job
 

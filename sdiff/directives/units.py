@@ -44,6 +44,7 @@ class Sampler(Protocol):
         sampler: str = ...,
         steps: int = ...,
         min_score: float = ...,
+        rules: bool = ...,
     ) -> list[Sample]:
         """One per row of the batch."""
 
@@ -148,8 +149,8 @@ def plan_table(job: Job, job_id: str, model_id: str, units: list[Unit]) -> pa.Ta
 
 
 def sampler_name(job: Job) -> str:
-    """Sampler and steps in one word."""
-    return f"{job.sampler}-{job.steps}"
+    """Sampler, steps, and whether rules guide it, in one word."""
+    return f"{job.sampler}-{job.steps}" + ("-rules" if job.guided() else "")
 
 
 def make(
@@ -213,6 +214,7 @@ def _sample(
         sampler=job.sampler,
         steps=job.steps,
         min_score=job.min_score,
+        rules=job.guided(),
     )
     return list(zip(members, samples, strict=False))
 

@@ -175,8 +175,9 @@ def unnamed(kind: Tensor, generator: torch.Generator | None = None) -> Tensor:
 def token_scenes(c: Conditions, lanes: Tensor) -> SceneBatch:
     """Tokens that have a position as agents, as an encoder takes them.
 
-    What is not given is as most have it: along the lane, of the kind's usual size, at constant velocity. Of the
-    waypoints those count as seen that are given: the last, and where a given speed leads within one step of either end.
+    What is not given is as most have it: along the lane, of the kind's usual size, straight on from the given speed to
+    the given final one, and of one speed where only one is given. Of the waypoints those count as seen that are given:
+    the last, also where both speeds lead to it, and where a given speed leads within one step of either end.
     lanes: field of lane directions.
     """
     value = {name: c.numbers[..., i] for name, i in _INDEX.items()}
@@ -185,15 +186,19 @@ def token_scenes(c: Conditions, lanes: Tensor) -> SceneBatch:
     along = lane_direction(lanes, at)
     heading = torch.where(given["heading_rad"], value["heading_rad"], torch.atan2(along[..., 1], along[..., 0]))
     ahead = torch.stack([heading.cos(), heading.sin()], -1)
-    times = heading.new_tensor(TIMES_S)[:, None]
-    where = at[:, :, None] + value["speed_mps"][..., None, None] * times * ahead[:, :, None]
+    times = heading.new_tensor(TIMES_S)
+    speed = torch.where(given["speed_mps"], value["speed_mps"], value["end_speed_mps"])[..., None]
+    gain = torch.where(given["end_speed_mps"], value["end_speed_mps"] - speed[..., 0], 0.0)[..., None] / TIMES_S[-1]
+    way = speed * times + gain / 2 * times.clamp(min=0) ** 2
+    where = at[:, :, None] + way[..., None] * ahead[:, :, None]
     step = torch.arange(len(TIMES_S), device=at.device)
     last, before_last = step == len(TIMES_S) - 1, step == len(TIMES_S) - 2
     turned = torch.where(given["end_heading_rad"], value["end_heading_rad"], heading)
-    end = torch.stack([value["end_x_m"], value["end_y_m"]], -1)
+    placed = (given["end_x_m"] & given["end_y_m"])[..., None]
+    end = torch.where(placed, torch.stack([value["end_x_m"], value["end_y_m"]], -1), where[:, :, -1])
     back = value["end_speed_mps"][..., None] * (TIMES_S[-1] - TIMES_S[-2])
     near_end = end - back * torch.stack([turned.cos(), turned.sin()], -1)
-    ended = (given["end_x_m"] & given["end_y_m"])[..., None]
+    ended = placed | (given["speed_mps"] & given["end_speed_mps"])[..., None]
     known_end = ended & given["end_speed_mps"][..., None]
     where = torch.where((ended & last)[..., None], end[:, :, None], where)
     where = torch.where((known_end & before_last)[..., None], near_end[:, :, None], where)

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from sdiff import KINDS, WINDOW_M
 from sdiff.geometry import box_corners, boxes_overlap
 from sdiff.model.batch import T0, TIMES_S, SceneBatch
-from sdiff.model.lane_frame import turned
+from sdiff.model.lane_frame import turned, turned_back
 
 GRID = 64
 CELL_M = WINDOW_M / GRID
@@ -20,11 +20,15 @@ _OTHERS = [i for i in range(len(TIMES_S)) if i != T0]
 HEAD_CHANNELS = 1 + 2 + 2 + 2 + len(KINDS) + 3 * len(_OTHERS)
 """logit; offset of the centre from the cell's centre; cos, sin; log length, width; kinds; step to each waypoint.
 
-Offset and heading in the window's frame, steps in the agent's.
+Offset and heading in the window's frame. A step is an arc away from t0, to the next pose or the one before: way along
+and across the mean of both headings, and turn. Who drives where it heads has nothing across: little slips by error.
 """
 OFFSET, DIRECTION = slice(1, 3), slice(3, 5)
 """Channels of the offset and of cos, sin."""
 _STEP_SCALE_M = 5.0  # a head output of 1 is a step of 5 m between neighbouring waypoints
+_STILL_STEP = (0.05, 0.02, 0.02)
+STILL_TURN = 0.02
+"""Half of all agents stand, most of the others go straight on along their lane: as much less is nothing (`pressed`)."""
 
 
 class Boxes(NamedTuple):
@@ -50,10 +54,12 @@ class DetectionLoss(NamedTuple):
     kind: Tensor
     waypoints: Tensor
     waypoint_headings: Tensor
+    arcs: Tensor
 
     def total(self) -> Tensor:
         """Weighted sum; waypoints count in metres like corners."""
-        return self.presence + self.box + self.corners + 0.5 * self.kind + self.waypoints + 2 * self.waypoint_headings
+        motion = self.waypoints + 2 * self.waypoint_headings + self.arcs
+        return self.presence + self.box + self.corners + 0.5 * self.kind + motion
 
 
 def cell_centres(device: torch.device | str = "cpu") -> Tensor:
@@ -72,15 +78,37 @@ def read_head(head: Tensor) -> Boxes:
     cells = head.float().flatten(2).transpose(1, 2)
     logit, _offset, direction, log_size, kinds, steps = cells.split([1, 2, 2, 2, len(KINDS), 3 * len(_OTHERS)], dim=-1)
     heading = torch.atan2(direction[..., 1], direction[..., 0])
-    steps = steps.unflatten(-1, (len(_OTHERS), 3))
-    # Each step goes outward from the pose next to it, starting at t0.
-    past = steps[..., :T0, :].flip(-2).cumsum(-2).flip(-2)
-    future = steps[..., T0:, :].cumsum(-2)
-    out = torch.cat([past, torch.zeros_like(steps[..., :1, :]), future], -2)
-    ahead = torch.stack([heading.cos(), heading.sin()], -1)[..., None, :]
-    out = torch.cat([turned(out[..., :2] * _STEP_SCALE_M, ahead), out[..., 2:]], -1)
+    steps = pressed(steps.unflatten(-1, (len(_OTHERS), 3)), steps.new_tensor(_STILL_STEP))
+    turn = _outward(steps[..., 2])
+    middle = heading[..., None] + turn - steps[..., 2] / 2
+    way = turned(steps[..., :2] * _STEP_SCALE_M, torch.stack([middle.cos(), middle.sin()], -1))
+    out = torch.stack([*_outward(way.movedim(-1, 0)), turn], -1)
+    out = torch.cat([out[..., :T0, :], torch.zeros_like(out[..., :1, :]), out[..., T0:, :]], -2)
     pose = torch.cat([centres(head), heading[..., None]], -1)[..., None, :] + out
     return Boxes(logit[..., 0], pose, direction, log_size, kinds)
+
+
+def pressed(x: Tensor, still: Tensor | float) -> Tensor:
+    """x without what is small against `still`; what is large loses `still`.
+
+    What is usually nothing comes out as nothing although the latents it is read from are a little off: a parked car
+    does not creep.
+    """
+    return x - still * torch.tanh(x / still)
+
+
+def arcs(pose: Tensor) -> Tensor:
+    """Steps between neighbouring poses (..., W, 3): along, across the mean heading [m], turn [rad]; (..., W - 1, 3)."""
+    step = pose[..., 1:, :] - pose[..., :-1, :]
+    turn = torch.remainder(step[..., 2] + torch.pi, 2 * torch.pi) - torch.pi
+    middle = pose[..., :-1, 2] + turn / 2
+    way = turned_back(step[..., :2], torch.stack([middle.cos(), middle.sin()], -1))
+    return torch.cat([way, turn[..., None]], -1)
+
+
+def _outward(steps: Tensor) -> Tensor:
+    """Sums (..., W - 1) of steps away from t0, into the past and into the future."""
+    return torch.cat([steps[..., :T0].flip(-1).cumsum(-1).flip(-1), steps[..., T0:].cumsum(-1)], -1)
 
 
 Extent = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -153,6 +181,9 @@ def detection_loss(
     n_seen = seen.sum().clamp(min=1)
     away = (got.pose[:, :, _OTHERS, :2] - scenes.pose[:, :, _OTHERS, :2]).pow(2).sum(-1).add(1e-4).sqrt()
     turn = turn_cost(got.pose[:, :, _OTHERS, 2] - scenes.pose[:, :, _OTHERS, 2])
+    # From one waypoint to the next: little in where an agent gets to, and all of its speed and steering.
+    arc = (arcs(got.pose) - arcs(scenes.pose)).abs() * got.pose.new_tensor([1.0, 1.0, 2.0])
+    both = scenes.seen[:, :, 1:] & scenes.seen[:, :, :-1] & real[..., None]
     return DetectionLoss(
         presence=presence,
         box=box[real].sum() / n_boxes,
@@ -160,6 +191,7 @@ def detection_loss(
         kind=kind[real].sum() / n_boxes,
         waypoints=away[seen].sum() / n_seen,
         waypoint_headings=turn[seen].sum() / n_seen,
+        arcs=arc[both].sum() / both.sum().clamp(min=1),
     )
 
 

@@ -117,9 +117,14 @@ class PaperAutoencoder(nn.Module):
         mean, log_variance = self.to_latent(self.agent_tower(agent_image(vehicles(scenes)))[-1]).chunk(2, 1)
         return Posterior(mean, (log_variance + LOG_VARIANCE_START).clamp(-12, 4))
 
-    def decode(self, z: Tensor, map_bev: Tensor) -> Boxes:
-        """Latents (B, C, 32, 32) and map image to one box per cell of the grid."""
-        _, _, fine, coarse = self.map_tower(map_bev)
+    def look(self, map_bev: Tensor) -> list[Tensor]:
+        """What the decoder takes of the map image: once per batch of scenes."""
+        features: list[Tensor] = self.map_tower(map_bev)
+        return features
+
+    def decode(self, z: Tensor, seen: list[Tensor]) -> Boxes:
+        """Latents (B, C, 32, 32), and what `look` gave, to one box per cell of the grid."""
+        _, _, fine, coarse = seen
         h = F.interpolate(self.coarse(torch.cat([self.from_latent(z), coarse], 1)), scale_factor=2.0)
         return read_head(self.head(self.fine(torch.cat([h, fine], 1))))
 
@@ -129,7 +134,8 @@ class PaperAutoencoder(nn.Module):
         terms = detection_loss(boxes, scenes, edges, rank_by=edges, turn_cost=lambda turn: 1 - turn.cos())
         n_boxes = scenes.real.sum().clamp(min=1)
         presence = terms.presence * n_boxes / boxes.logit.numel() * PRESENCE_WEIGHT
-        return terms._replace(presence=presence, kind=terms.kind.new_zeros(()))
+        nothing = presence.new_zeros(())
+        return terms._replace(presence=presence, kind=nothing, arcs=nothing)
 
 
 def read_head(head: Tensor) -> Boxes:

@@ -84,7 +84,7 @@ class Recipe:
     autoencoder: AutoencoderConfig | PaperAutoencoderConfig = field(default_factory=AutoencoderConfig)
     denoiser: DenoiserConfig | PaperDenoiserConfig = field(default_factory=DenoiserConfig)
     train_autoencoder: TrainConfig = field(default_factory=TrainConfig)
-    train_denoiser: TrainConfig = field(default_factory=lambda: TrainConfig(steps=4500, matrix_learning_rate=4e-3))
+    train_denoiser: TrainConfig = field(default_factory=lambda: TrainConfig(steps=9000, matrix_learning_rate=4e-3))
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON values."""

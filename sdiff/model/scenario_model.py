@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from sdiff.model.autoencoder import LATENT_CELLS
 from sdiff.model.build import build_autoencoder, build_denoiser
 from sdiff.model.conditioning import from_tokens
-from sdiff.model.detection import Detections, detect, suppressed
+from sdiff.model.detection import Boxes, Detections, detect, suppressed
 from sdiff.model.recipe import Recipe
+from sdiff.model.rules import SIGMA_BELOW, obeyed, off_road_field
 from sdiff.model.samplers import SAMPLERS, karras_sigmas
 from sdiff.model.trajectory import interpolate
 from sdiff.scene import STEPS_FUTURE, STEPS_PAST, Agents, AgentTokens, Sample, SceneToken
@@ -31,7 +32,7 @@ class ScenarioModel(nn.Module):
         self.autoencoder = build_autoencoder(recipe.autoencoder)
         self.denoiser = build_denoiser(recipe.denoiser, recipe.autoencoder.latent_channels)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def sample(
         self,
         map_bev: NDArray[np.uint8],
@@ -41,26 +42,32 @@ class ScenarioModel(nn.Module):
         sampler: str = "dpmpp2m",
         steps: int = 20,
         min_score: float = 0.5,
+        rules: bool = True,
     ) -> list[Sample]:
         """One scene for each of B places, window frame.
 
         map_bev: (B, 8, 256, 256) uint8. tokens, scene: B each. noise_keys: B of (seed, scenario id, attempt); the noise
-        of a scene depends on its key alone. Raises ValueError for an unknown sampler.
+        of a scene depends on its key alone. rules: sample towards scenes without collisions, vehicles on the road
+        (sdiff.model.rules). Raises ValueError for an unknown sampler.
         """
         if sampler not in SAMPLERS:
             raise ValueError(f"unknown sampler {sampler!r}, expected one of {', '.join(SAMPLERS)}")
         device = next(self.parameters()).device
         maps = torch.as_tensor(map_bev, device=device)
         context = self.denoiser.context(maps, from_tokens(tokens, scene).to(device), self.autoencoder)
+        seen, off_road_m = self.autoencoder.look(maps), off_road_field(maps)
         sigmas = karras_sigmas(steps)
         shape = (self.denoiser.latent_channels, LATENT_CELLS, LATENT_CELLS)
         noise = torch.from_numpy(np.stack([keyed_noise(key, shape) for key in noise_keys])).to(device)
 
-        def denoise(x: Tensor, sigma: float) -> Tensor:
-            return self.denoiser(x, x.new_full((len(x),), sigma), context)
+        def decode(scaled: Tensor) -> Boxes:
+            return self.autoencoder.decode(self.denoiser.unscale(scaled), seen)
 
-        latents = self.denoiser.unscale(SAMPLERS[sampler](denoise, noise * sigmas[0], sigmas))
-        found = detect(self.autoencoder.decode(latents, maps), min_score)
+        def denoise(x: Tensor, sigma: float) -> Tensor:
+            estimate: Tensor = self.denoiser(x, x.new_full((len(x),), sigma), context)
+            return obeyed(estimate, decode, off_road_m) if rules and sigma < SIGMA_BELOW else estimate
+
+        found = detect(decode(SAMPLERS[sampler](denoise, noise * sigmas[0], sigmas)), min_score)
         return [Sample(to_agents(suppressed(boxes)), to_agents(boxes)) for boxes in found]
 
 

@@ -26,7 +26,7 @@ class AutoencoderStage(nn.Module):
     def forward(self, scenes: SceneBatch, map_bev: Tensor) -> dict[str, Tensor]:
         scenes = scenes._replace(kind=unnamed(scenes.kind))
         posterior = self.trained.encode(scenes, map_bev)
-        terms = self.trained.loss(self.trained.decode(posterior.sample(), map_bev), scenes)
+        terms = self.trained.loss(self.trained.decode(posterior.sample(), self.trained.look(map_bev)), scenes)
         kl = posterior.kl()
         return {"loss": terms.total() + self.trained.config.kl_weight * kl, "kl": kl, **terms._asdict()}
 
@@ -65,7 +65,7 @@ class DenoiserStage(nn.Module):
         decoded = made.loss.new_zeros(())
         if config.decoded_weight and clear.any():
             z = self.trained.unscale(made.scaled[clear])
-            boxes = self.frozen[0].decode(z, map_bev[clear])
+            boxes = self.frozen[0].decode(z, self.frozen[0].look(map_bev[clear]))
             decoded = self.frozen[0].loss(boxes, SceneBatch(*(t[clear] for t in scenes))).total()
         return {"loss": made.loss + config.decoded_weight * decoded, "latent": made.loss, "decoded": decoded}
 

@@ -62,7 +62,7 @@ def reconstruct(autoencoder: AnyAutoencoder, true: list[Agents], maps: np.ndarra
     made: list[Agents] = []
     for i in range(0, len(true), batch):
         scenes, map_bev = scene_batch(pack(true[i : i + batch])), torch.as_tensor(maps[i : i + batch])
-        boxes = autoencoder.decode(autoencoder.encode(scenes, map_bev).mean, map_bev)
+        boxes = autoencoder.decode(autoencoder.encode(scenes, map_bev).mean, autoencoder.look(map_bev))
         made += [to_agents(found) for found in detect(boxes)]
     return made
 
