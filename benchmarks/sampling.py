@@ -19,7 +19,7 @@ from torch import Tensor
 from sdiff.model import checkpoint
 from sdiff.model.conditioning import from_tokens
 from sdiff.model.detection import Boxes, detect
-from sdiff.model.rules import obeyed, off_road_field
+from sdiff.model.rules import MOST, obeyed, off_road_field
 from sdiff.scene import BEV_PIXELS, MAP_CHANNELS, AgentTokens, SceneToken
 
 ROUNDS = 5
@@ -62,7 +62,7 @@ def main() -> None:
         boxes = model.autoencoder.decode(x, seen)
 
         def decode(scaled: Tensor, seen: list[Tensor] = seen) -> Boxes:
-            return model.autoencoder.decode(model.denoiser.unscale(scaled), seen)
+            return model.autoencoder.decode(model.denoiser.unscale(scaled), seen, MOST)
 
         def whole(b: int = b, image: np.ndarray = image, ego: AgentTokens = ego, rules: bool = True) -> None:
             keys = [(0, str(i), 0) for i in range(b)]

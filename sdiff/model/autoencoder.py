@@ -8,18 +8,8 @@ from torch.nn import functional as F
 
 from sdiff.model.batch import SceneBatch
 from sdiff.model.blocks import CellNorm, CentreStem, MapTower, ResBlock
-from sdiff.model.detection import (
-    DIRECTION,
-    HEAD_CHANNELS,
-    STILL_TURN,
-    Boxes,
-    DetectionLoss,
-    centres,
-    detection_loss,
-    pressed,
-    read_head,
-)
-from sdiff.model.lane_frame import lane_direction, lane_field, turned
+from sdiff.model.detection import HEAD_CHANNELS, Boxes, DetectionLoss, detection_loss, read_head
+from sdiff.model.lane_frame import lane_field
 from sdiff.model.recipe import AutoencoderConfig
 
 LATENT_CELLS = 32
@@ -83,22 +73,13 @@ class Autoencoder(nn.Module):
         """What the decoder takes of the map image: once per batch of scenes."""
         return [self.map_tower(map_bev), lane_field(map_bev)]
 
-    def decode(self, z: Tensor, seen: list[Tensor]) -> Boxes:
-        """Latents (B, C, 32, 32), and what `look` gave, to one box per cell of the grid."""
+    def decode(self, z: Tensor, seen: list[Tensor], most: int | None = None) -> Boxes:
+        """Latents (B, C, 32, 32), and what `look` gave, to one box per cell, or the `most` probable ones alone."""
         features, lanes = seen
         h = self.merge(torch.cat([self.widen(z), features], 1))
         h = F.silu(F.pixel_shuffle(self.up(F.silu(self.decoder(h))), 2))
-        return read_head(_in_window(self.head(h) + F.pixel_shuffle(self.direct(z), 2), lanes))
+        return read_head(self.head(h) + F.pixel_shuffle(self.direct(z), 2), lanes, most)
 
     def loss(self, boxes: Boxes, scenes: SceneBatch) -> DetectionLoss:
         """Of what was decoded against the scenes."""
         return detection_loss(boxes, scenes)
-
-
-def _in_window(head: Tensor, lanes: Tensor) -> Tensor:
-    """The head's output with headings in the window's frame, from the frame of the lane at each box's centre."""
-    along = lane_direction(lanes, centres(head.detach()))
-    before, heading, after = head.tensor_split([DIRECTION.start, DIRECTION.stop], 1)
-    heading = torch.cat([heading[:, :1], pressed(heading[:, 1:], STILL_TURN)], 1)  # along the lane is usual
-    heading = turned(heading.flatten(2).transpose(1, 2), along).transpose(1, 2).unflatten(2, head.shape[2:])
-    return torch.cat([before, heading.to(head.dtype), after], 1)

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from sdiff import KINDS, WINDOW_M
 from sdiff.geometry import box_corners, boxes_overlap
 from sdiff.model.batch import T0, TIMES_S, SceneBatch
-from sdiff.model.lane_frame import turned, turned_back
+from sdiff.model.lane_frame import lane_direction, turned, turned_back
 
 GRID = 64
 CELL_M = WINDOW_M / GRID
@@ -20,19 +20,17 @@ _OTHERS = [i for i in range(len(TIMES_S)) if i != T0]
 HEAD_CHANNELS = 1 + 2 + 2 + 2 + len(KINDS) + 3 * len(_OTHERS)
 """logit; offset of the centre from the cell's centre; cos, sin; log length, width; kinds; step to each waypoint.
 
-Offset and heading in the window's frame. A step is an arc away from t0, to the next pose or the one before: way along
-and across the mean of both headings, and turn. Who drives where it heads has nothing across: little slips by error.
+Offset in the window's frame. A step is an arc away from t0, to the next pose or the one before: way along and across
+the mean of both headings, and turn. Who drives where it heads has nothing across: little slips by error.
 """
-OFFSET, DIRECTION = slice(1, 3), slice(3, 5)
-"""Channels of the offset and of cos, sin."""
 _STEP_SCALE_M = 5.0  # a head output of 1 is a step of 5 m between neighbouring waypoints
 _STILL_STEP = (0.05, 0.02, 0.02)
-STILL_TURN = 0.02
+_STILL_TURN = 0.02
 """Half of all agents stand, most of the others go straight on along their lane: as much less is nothing (`pressed`)."""
 
 
 class Boxes(NamedTuple):
-    """What the head says, cell by cell or gathered; `...` is (B, GRID * GRID) or (B, M).
+    """What the head says, cell by cell or of chosen cells; `...` is (B, GRID * GRID) or (B, M).
 
     logit: (...). pose: (..., W, 3), x, y, heading at TIMES_S. direction: (..., 2), cos and sin, not normalised.
     log_size: (..., 2). kind_logits: (..., K).
@@ -68,15 +66,23 @@ def cell_centres(device: torch.device | str = "cpu") -> Tensor:
     return torch.stack(torch.meshgrid(axis, axis, indexing="ij"), -1).view(-1, 2)
 
 
-def centres(head: Tensor) -> Tensor:
-    """(B, GRID * GRID, 2) centres of the boxes that the head's output proposes, window frame [m]."""
-    return cell_centres(head.device) + head[:, OFFSET].float().flatten(2).transpose(1, 2) * CELL_M
+def read_head(head: Tensor, lanes: Tensor | None = None, most: int | None = None) -> Boxes:
+    """The head's output (B, HEAD_CHANNELS, GRID, GRID) as boxes per cell (B, GRID * GRID, ...).
 
-
-def read_head(head: Tensor) -> Boxes:
-    """The head's output (B, HEAD_CHANNELS, GRID, GRID) as boxes per cell (B, GRID * GRID, ...)."""
+    lanes: field of lane directions, where headings are in the frame of the lane at each box's centre; where None, they
+    are in the window's. most: of each scene so many boxes alone, the most probable first.
+    """
     cells = head.float().flatten(2).transpose(1, 2)
-    logit, _offset, direction, log_size, kinds, steps = cells.split([1, 2, 2, 2, len(KINDS), 3 * len(_OTHERS)], dim=-1)
+    at = cell_centres(head.device).expand(len(cells), -1, -1)
+    if most is not None:
+        best = cells[..., 0].topk(most, 1).indices[..., None]
+        cells, at = cells.gather(1, best.expand(-1, -1, cells.shape[2])), at.gather(1, best.expand(-1, -1, 2))
+    logit, offset, direction, log_size, kinds, steps = cells.split([1, 2, 2, 2, len(KINDS), 3 * len(_OTHERS)], dim=-1)
+    centre = at + offset * CELL_M
+    if lanes is not None:
+        along, across = direction.split(1, -1)
+        direction = torch.cat([along, pressed(across, _STILL_TURN)], -1)
+        direction = turned(direction, lane_direction(lanes, centre.detach()))
     heading = torch.atan2(direction[..., 1], direction[..., 0])
     steps = pressed(steps.unflatten(-1, (len(_OTHERS), 3)), steps.new_tensor(_STILL_STEP))
     turn = _outward(steps[..., 2])
@@ -84,7 +90,7 @@ def read_head(head: Tensor) -> Boxes:
     way = turned(steps[..., :2] * _STEP_SCALE_M, torch.stack([middle.cos(), middle.sin()], -1))
     out = torch.stack([*_outward(way.movedim(-1, 0)), turn], -1)
     out = torch.cat([out[..., :T0, :], torch.zeros_like(out[..., :1, :]), out[..., T0:, :]], -2)
-    pose = torch.cat([centres(head), heading[..., None]], -1)[..., None, :] + out
+    pose = torch.cat([centre, heading[..., None]], -1)[..., None, :] + out
     return Boxes(logit[..., 0], pose, direction, log_size, kinds)
 
 
@@ -140,7 +146,7 @@ def assign(boxes: Boxes, scenes: SceneBatch, extent: Extent = log_size) -> Tenso
     cols = (col[..., None, None] + near[None, :]).expand(b, m, 5, 5)
     inside = ((rows >= 0) & (rows < GRID) & (cols >= 0) & (cols < GRID)).flatten(2)
     cells = (rows.clamp(0, GRID - 1) * GRID + cols.clamp(0, GRID - 1)).flatten(2)  # (B, M, 25)
-    cost = _assignment_cost(_gather(boxes, cells.flatten(1)), cells, scenes, extent).masked_fill(~inside, torch.inf)
+    cost = _assignment_cost(gathered(boxes, cells.flatten(1)), cells, scenes, extent).masked_fill(~inside, torch.inf)
     return _settle(cells, cost, scenes.real)
 
 
@@ -168,7 +174,7 @@ def detection_loss(
     target[torch.nonzero(real, as_tuple=True)[0], cell[real]] = 1.0
     presence = F.binary_cross_entropy_with_logits(boxes.logit, target, reduction="sum") / n_boxes
 
-    got = _gather(boxes, cell)
+    got = gathered(boxes, cell)
     true_heading = scenes.pose[:, :, T0, 2]
     direction = torch.stack([true_heading.cos(), true_heading.sin()], -1)
     said = extent(got.pose[:, :, T0], got.log_size.exp(), cell)
@@ -236,8 +242,8 @@ def suppressed(found: Detections) -> Detections:
     return Detections(found.score[keep], found.pose[keep], found.size[keep], found.kind[keep])
 
 
-def _gather(boxes: Boxes, cell: Tensor) -> Boxes:
-    """Boxes at cells (B, Q)."""
+def gathered(boxes: Boxes, cell: Tensor) -> Boxes:
+    """Boxes at cells (B, Q) int64."""
 
     def pick(field: Tensor) -> Tensor:
         flat = field.flatten(2) if field.dim() > 2 else field[..., None]

@@ -19,7 +19,7 @@ from sdiff.model.batch import T0, TIMES_S, SceneBatch
 from sdiff.model.blocks import Attention, ResBlock
 from sdiff.model.conditioning import P_MASK_BINS, Conditions, from_scenes
 from sdiff.model.denoiser import Context, Encodes, Preconditioned
-from sdiff.model.detection import Boxes, DetectionLoss, cell_centres, detection_loss
+from sdiff.model.detection import Boxes, DetectionLoss, cell_centres, detection_loss, gathered
 from sdiff.model.draw import IMAGE_CHANNELS, covered_pixels, painted
 from sdiff.model.recipe import PaperAutoencoderConfig, PaperDenoiserConfig
 from sdiff.scene import BEV_PIXELS, MAP_CHANNELS, SIGNED_MAP_CHANNELS, TOKEN_NUMBERS, WAYPOINTS_S
@@ -122,11 +122,12 @@ class PaperAutoencoder(nn.Module):
         features: list[Tensor] = self.map_tower(map_bev)
         return features
 
-    def decode(self, z: Tensor, seen: list[Tensor]) -> Boxes:
-        """Latents (B, C, 32, 32), and what `look` gave, to one box per cell of the grid."""
+    def decode(self, z: Tensor, seen: list[Tensor], most: int | None = None) -> Boxes:
+        """Latents (B, C, 32, 32), and what `look` gave, to one box per cell, or the `most` probable ones alone."""
         _, _, fine, coarse = seen
         h = F.interpolate(self.coarse(torch.cat([self.from_latent(z), coarse], 1)), scale_factor=2.0)
-        return read_head(self.head(self.fine(torch.cat([h, fine], 1))))
+        boxes = read_head(self.head(self.fine(torch.cat([h, fine], 1))))
+        return boxes if most is None else gathered(boxes, boxes.logit.topk(most, 1).indices)
 
     def loss(self, boxes: Boxes, scenes: SceneBatch) -> DetectionLoss:
         """Of what was decoded against the scenes' vehicles; presence is the mean over cells, weighted."""

@@ -23,8 +23,10 @@ STEPS, RATE = 2, 0.5
 GAP_M = 0.2
 """What boxes keep from each other: discs miss a box's corners."""
 DISCS = 5
+MOST = 64
+"""Boxes of a scene that are looked at, the most probable ones: as many as a scene can have."""
 LIKELY = 0.2
-"""Boxes less probable than this do not count."""
+"""Boxes less probable than this meet nobody."""
 OFF_ROAD_CELLS, OFF_ROAD_STEPS = 128, 8
 """Cells a side of the field of distances to the road, and how many of them it reaches beside it."""
 _DRIVABLE = MAP_CHANNELS.index("drivable_area")
@@ -32,11 +34,14 @@ _ON_FOOT = [KINDS.index("pedestrian"), KINDS.index("other")]
 
 
 def obeyed(scaled: Tensor, decode: Callable[[Tensor], Boxes], off_road_m: Tensor) -> Tensor:
-    """Estimated latents (B, C, 32, 32), a little less against the rules. off_road_m: `off_road_field` of the maps."""
+    """Estimated latents (B, C, 32, 32), a little less against the rules.
+
+    decode: scaled latents to the MOST probable boxes. off_road_m: `off_road_field` of the maps.
+    """
     for _ in range(STEPS):
         with torch.enable_grad():
             z = scaled.detach().requires_grad_()
-            boxes = _likely(decode(z))
+            boxes = decode(z)
             cost = overlap_m(boxes).sum() + off_road(boxes, off_road_m).sum()
             (slope,) = torch.autograd.grad(cost, z)
         scaled = scaled - RATE * slope
@@ -54,6 +59,7 @@ def overlap_m(boxes: Boxes) -> Tensor:
     with torch.no_grad():
         away = (pose[:, :, None, :, :2] - pose[:, None, :, :, :2]).norm(dim=-1).amin(-1)
         near = (away < half[:, :, None] + half[:, None] + GAP_M).triu(1)
+        near &= (probable[:, :, None] > LIKELY) & (probable[:, None] > LIKELY)
         scene, i, j = near.nonzero(as_tuple=True)
 
     def discs(of: Tensor) -> Tensor:
@@ -89,15 +95,3 @@ def off_road_field(map_bev: Tensor) -> Tensor:
         road = F.max_pool2d(road, 3, stride=1, padding=1)
         beside = beside + 1 - road
     return beside * (WINDOW_M / OFF_ROAD_CELLS)
-
-
-def _likely(boxes: Boxes) -> Boxes:
-    """Of each scene as many boxes, the most probable, as any scene has likely ones."""
-    n = max(1, int((boxes.logit.detach().sigmoid() > LIKELY).sum(1).amax()))
-    cells = boxes.logit.topk(n, 1).indices
-
-    def pick(field: Tensor) -> Tensor:
-        index = cells.view(*cells.shape, *[1] * (field.dim() - 2)).expand(-1, -1, *field.shape[2:])
-        return field.gather(1, index)
-
-    return Boxes(*(pick(field) for field in boxes))

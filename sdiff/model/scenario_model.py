@@ -12,7 +12,7 @@ from sdiff.model.build import build_autoencoder, build_denoiser
 from sdiff.model.conditioning import from_tokens
 from sdiff.model.detection import Boxes, Detections, detect, suppressed
 from sdiff.model.recipe import Recipe
-from sdiff.model.rules import SIGMA_BELOW, obeyed, off_road_field
+from sdiff.model.rules import MOST, SIGMA_BELOW, obeyed, off_road_field
 from sdiff.model.samplers import SAMPLERS, karras_sigmas
 from sdiff.model.trajectory import interpolate
 from sdiff.scene import STEPS_FUTURE, STEPS_PAST, Agents, AgentTokens, Sample, SceneToken
@@ -60,14 +60,14 @@ class ScenarioModel(nn.Module):
         shape = (self.denoiser.latent_channels, LATENT_CELLS, LATENT_CELLS)
         noise = torch.from_numpy(np.stack([keyed_noise(key, shape) for key in noise_keys])).to(device)
 
-        def decode(scaled: Tensor) -> Boxes:
-            return self.autoencoder.decode(self.denoiser.unscale(scaled), seen)
+        def decode(scaled: Tensor, most: int | None = MOST) -> Boxes:
+            return self.autoencoder.decode(self.denoiser.unscale(scaled), seen, most)
 
         def denoise(x: Tensor, sigma: float) -> Tensor:
             estimate: Tensor = self.denoiser(x, x.new_full((len(x),), sigma), context)
             return obeyed(estimate, decode, off_road_m) if rules and sigma < SIGMA_BELOW else estimate
 
-        found = detect(decode(SAMPLERS[sampler](denoise, noise * sigmas[0], sigmas)), min_score)
+        found = detect(decode(SAMPLERS[sampler](denoise, noise * sigmas[0], sigmas), None), min_score)
         return [Sample(to_agents(suppressed(boxes)), to_agents(boxes)) for boxes in found]
 
 
