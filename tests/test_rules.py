@@ -1,4 +1,4 @@
-"""Rules that sampling follows: what counts as broken, and that a step down the gradient mends it."""
+"""Rules that sampling follows: what counts as broken, and that steps down the gradient mend it."""
 
 import numpy as np
 import pytest
@@ -6,9 +6,10 @@ import torch
 
 from sdiff import KINDS, WINDOW_M
 from sdiff.model.batch import TIMES_S
+from sdiff.model.conditioning import Conditions, from_tokens
 from sdiff.model.detection import Boxes
-from sdiff.model.rules import GAP_M, obeyed, off_road, off_road_field, overlap_m
-from sdiff.scene import BEV_PIXELS, MAP_CHANNELS
+from sdiff.model.rules import GAP_M, astray, obeyed, off_road, off_road_field, overlap_m
+from sdiff.scene import BEV_PIXELS, MAP_CHANNELS, AgentTokens, SceneToken
 
 
 def standing(x_m: list[float], y_m: list[float], kind: str = "car", score: float = 1.0) -> Boxes:
@@ -81,3 +82,38 @@ def test_a_few_calls_mend_what_is_almost_right() -> None:
     assert abs(float(where[0, 2, 1])) < 6.0
     assert np.allclose(where[0, 2, 0], -30.0)  # along the road nothing pulls
     assert not where.requires_grad
+
+
+def asked_for(**said: float) -> Conditions:
+    tokens = AgentTokens.unspecified(1)
+    for name, value in said.items():
+        getattr(tokens, name)[:] = value
+    return from_tokens([tokens], [SceneToken()], max_tokens=2)
+
+
+def test_who_is_as_asked_for_is_not_astray() -> None:
+    boxes = standing([0.0, 20.0], [0.0, 3.0])
+    as_it_is = asked_for(x_m=20.0, y_m=3.0, heading_rad=0.0, speed_mps=0.0, length_m=4.6, end_x_m=20.0, end_y_m=3.0)
+    assert float(astray(boxes, as_it_is)) == pytest.approx(0.0, abs=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("said", "astray_m"),
+    [
+        ({"x_m": 21.0, "y_m": 3.0}, 1.0),
+        ({"x_m": 20.0, "y_m": 3.0, "heading_rad": 0.5}, 1.0),
+        ({"x_m": 20.0, "y_m": 3.0, "speed_mps": 6.0}, 3.0),
+        ({"x_m": 20.0, "y_m": 3.0, "end_x_m": 24.0, "end_y_m": 3.0}, 2.0),
+        ({"x_m": 40.0, "y_m": 3.0}, 0.0),  # there is nobody who might be meant
+        ({"speed_mps": 6.0}, 0.0),  # somewhere: nobody is meant
+    ],
+)
+def test_astray_counts_what_was_said_alone(said: dict[str, float], astray_m: float) -> None:
+    assert float(astray(standing([0.0, 20.0], [0.0, 3.0]), asked_for(**said))) == pytest.approx(astray_m, abs=0.25)
+
+
+def test_one_agent_does_not_serve_two_tokens() -> None:
+    tokens = AgentTokens.unspecified(2)
+    tokens.x_m[:], tokens.y_m[:] = [20.5, 22.0], 0.0
+    asked = from_tokens([tokens], [SceneToken()], max_tokens=2)
+    assert float(astray(standing([0.0, 20.0], [0.0, 0.0]), asked)) == pytest.approx(0.4, abs=0.1)

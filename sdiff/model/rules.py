@@ -1,9 +1,9 @@
-"""What no scene should show, as costs of decoded boxes with a gradient: boxes in each other, vehicles off the road.
+"""What no scene should show, as costs of decoded boxes with a gradient.
 
-A scene that is almost right breaks these rules by decimetres: a queue a little too dense, one agent in two cells. While
-it is sampled its estimates take a step down the gradient, and the denoiser makes the rest of the scene fit; nothing is
-moved afterwards. (Gradient of a cost of the denoised estimate: Universal Guidance, arXiv 2302.07121; discs along a box:
-CTG, arXiv 2210.17366.)
+These are boxes in each other, vehicles off the road, and described agents that are not as described. A scene that is
+almost right breaks such rules by decimetres: a queue a little too dense, one agent in two cells. While it is sampled
+its estimates take a step down the gradient, and the denoiser makes the rest of the scene fit; nothing is moved later.
+(Gradient of a cost of the denoised estimate: Universal Guidance, arXiv 2302.07121; discs along a box: CTG, 2210.17366.)
 """
 
 from collections.abc import Callable
@@ -13,8 +13,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sdiff import KINDS, WINDOW_M
-from sdiff.model.detection import Boxes
-from sdiff.scene import BEV_PIXELS, MAP_CHANNELS
+from sdiff.model.batch import T0, TIMES_S
+from sdiff.model.conditioning import Conditions
+from sdiff.model.detection import Boxes, chord, gathered
+from sdiff.scene import BEV_PIXELS, MAP_CHANNELS, TOKEN_NUMBERS
 
 SIGMA_BELOW = 2.0
 """Noise level from which on there are boxes to speak of."""
@@ -27,22 +29,31 @@ MOST = 64
 """Boxes of a scene that are looked at, the most probable ones: as many as a scene can have."""
 LIKELY = 0.2
 """Boxes less probable than this meet nobody."""
+ASTRAY_M, ASTRAY_SMOOTH_M = 4.0, 0.2
+"""How far from where it was asked for an agent is looked for, and below which error the pull on it fades."""
+RAD_PER_M, MPS_PER_M, END_PER_M = 0.5, 2.0, 2.0
+"""Radians, metres a second, and metres at the last pose that count as much as one metre at t0."""
 OFF_ROAD_CELLS, OFF_ROAD_STEPS = 128, 8
 """Cells a side of the field of distances to the road, and how many of them it reaches beside it."""
 _DRIVABLE = MAP_CHANNELS.index("drivable_area")
 _ON_FOOT = [KINDS.index("pedestrian"), KINDS.index("other")]
 
 
-def obeyed(scaled: Tensor, decode: Callable[[Tensor], Boxes], off_road_m: Tensor) -> Tensor:
+def obeyed(
+    scaled: Tensor, decode: Callable[[Tensor], Boxes], off_road_m: Tensor, asked: Conditions | None = None
+) -> Tensor:
     """Estimated latents (B, C, 32, 32), a little less against the rules.
 
     decode: scaled latents to the MOST probable boxes. off_road_m: `off_road_field` of the maps.
+    asked: the tokens.
     """
     for _ in range(STEPS):
         with torch.enable_grad():
             z = scaled.detach().requires_grad_()
             boxes = decode(z)
             cost = overlap_m(boxes).sum() + off_road(boxes, off_road_m).sum()
+            if asked is not None:
+                cost = cost + astray(boxes, asked).sum()
             (slope,) = torch.autograd.grad(cost, z)
         scaled = scaled - RATE * slope
     return scaled
@@ -84,6 +95,59 @@ def off_road(boxes: Boxes, off_road_m: Tensor) -> Tensor:
     beside = F.grid_sample(off_road_m, columns_then_rows, padding_mode="border", align_corners=False)[:, 0]
     driven = 1 - boxes.kind_logits.softmax(-1)[..., _ON_FOOT].sum(-1)
     return ((beside * seen).mean(-1) * driven * boxes.logit.sigmoid()).sum(-1)
+
+
+def astray(boxes: Boxes, asked: Conditions) -> Tensor:
+    """How far the agents that tokens describe are from what these say, summed over each scene's tokens, (B,) [m].
+
+    A token's agent is the box within ASTRAY_M that fits it best, where that box fits no other token better. Tokens
+    without a position have none. All else counts in metres, too (RAD_PER_M and so on), a wrong kind or no agent by its
+    cross-entropy.
+    """
+    said = {name: asked.numbers[..., i] for i, name in enumerate(TOKEN_NUMBERS)}
+    given = {name: asked.given[..., i] for i, name in enumerate(TOKEN_NUMBERS)}
+    with torch.no_grad():
+        at = torch.stack([said["x_m"], said["y_m"]], -1)
+        away = (at[:, :, None] - boxes.pose[:, None, :, T0, :2]).norm(dim=-1)
+        turn = chord(said["heading_rad"][:, :, None] - boxes.pose[:, None, :, T0, 2]) * given["heading_rad"][..., None]
+        misfit = away + turn + (1 - boxes.logit.sigmoid())[:, None]
+        placed = asked.used & given["x_m"] & given["y_m"]
+        misfit = misfit.masked_fill(~placed[..., None] | (away > ASTRAY_M), torch.inf)
+        best = misfit.argmin(2)
+        mutual = misfit.argmin(1).gather(1, best) == torch.arange(best.shape[1], device=best.device)
+        found = mutual & misfit.gather(2, best[..., None])[..., 0].isfinite()
+    one = gathered(boxes, best)
+    pose = one.pose
+
+    def smooth(distance: Tensor) -> Tensor:
+        return (distance**2 + ASTRAY_SMOOTH_M**2).sqrt() - ASTRAY_SMOOTH_M
+
+    def off(name: str, value: Tensor, per_m: float = 1.0) -> Tensor:
+        return smooth((value - said[name]) / per_m) * given[name]
+
+    def turned(name: str, heading: Tensor) -> Tensor:
+        return smooth(chord(heading - said[name]) / RAD_PER_M) * given[name]
+
+    def speed(a: int, b: int) -> Tensor:
+        """Mean speed between two waypoints [m/s]."""
+        return (pose[:, :, b, :2] - pose[:, :, a, :2]).pow(2).sum(-1).add(1e-6).sqrt() / (TIMES_S[b] - TIMES_S[a])
+
+    kind = -one.kind_logits.log_softmax(-1).gather(2, asked.kind.clamp(min=0)[..., None])[..., 0]
+    cost = (
+        off("x_m", pose[:, :, T0, 0])
+        + off("y_m", pose[:, :, T0, 1])
+        + turned("heading_rad", pose[:, :, T0, 2])
+        + off("speed_mps", speed(T0 - 1, T0 + 1), MPS_PER_M)
+        + off("end_x_m", pose[:, :, -1, 0], END_PER_M)
+        + off("end_y_m", pose[:, :, -1, 1], END_PER_M)
+        + turned("end_heading_rad", pose[:, :, -1, 2])
+        + off("end_speed_mps", speed(-2, -1), MPS_PER_M)
+        + off("length_m", one.log_size[..., 0].exp())
+        + off("width_m", one.log_size[..., 1].exp())
+        + kind * (asked.kind >= 0)
+        + F.softplus(-one.logit)
+    )
+    return (cost * found).sum(1)
 
 
 def off_road_field(map_bev: Tensor) -> Tensor:

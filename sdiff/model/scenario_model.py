@@ -47,14 +47,15 @@ class ScenarioModel(nn.Module):
         """One scene for each of B places, window frame.
 
         map_bev: (B, 8, 256, 256) uint8. tokens, scene: B each. noise_keys: B of (seed, scenario id, attempt); the noise
-        of a scene depends on its key alone. rules: sample towards scenes without collisions, vehicles on the road
-        (sdiff.model.rules). Raises ValueError for an unknown sampler.
+        of a scene depends on its key alone. rules: sample towards scenes without collisions, vehicles on the road, and
+        described agents as described (sdiff.model.rules). Raises ValueError for an unknown sampler.
         """
         if sampler not in SAMPLERS:
             raise ValueError(f"unknown sampler {sampler!r}, expected one of {', '.join(SAMPLERS)}")
         device = next(self.parameters()).device
         maps = torch.as_tensor(map_bev, device=device)
-        context = self.denoiser.context(maps, from_tokens(tokens, scene).to(device), self.autoencoder)
+        conditions = from_tokens(tokens, scene).to(device)
+        context = self.denoiser.context(maps, conditions, self.autoencoder)
         seen, off_road_m = self.autoencoder.look(maps), off_road_field(maps)
         sigmas = karras_sigmas(steps)
         shape = (self.denoiser.latent_channels, LATENT_CELLS, LATENT_CELLS)
@@ -65,7 +66,8 @@ class ScenarioModel(nn.Module):
 
         def denoise(x: Tensor, sigma: float) -> Tensor:
             estimate: Tensor = self.denoiser(x, x.new_full((len(x),), sigma), context)
-            return obeyed(estimate, decode, off_road_m) if rules and sigma < SIGMA_BELOW else estimate
+            guided = rules and sigma < SIGMA_BELOW
+            return obeyed(estimate, decode, off_road_m, conditions) if guided else estimate
 
         found = detect(decode(SAMPLERS[sampler](denoise, noise * sigmas[0], sigmas), None), min_score)
         return [Sample(to_agents(suppressed(boxes)), to_agents(boxes)) for boxes in found]
