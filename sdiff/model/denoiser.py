@@ -14,12 +14,6 @@ from sdiff.model.conditioning import Conditions, TokenEncoder, from_scenes, toke
 from sdiff.model.lane_frame import lane_field
 from sdiff.model.recipe import DenoiserConfig, PaperDenoiserConfig
 
-CELL_SHARE = (0.972, 0.006, 0.012, 0.010)
-CELL_VARIANCE = (0.0025, 0.3, 3.0, 15.0)
-"""Of all cells of the scaled latents, less what is expected: most hold nothing, agents reach into some, fill others."""
-CELL_EVIDENCE = 4.0
-"""How many independent numbers of one variance a cell's channels count as, halved: they are neither."""
-
 
 class Context(NamedTuple):
     """All that does not change from one sampling step to the next."""
@@ -80,12 +74,7 @@ class Preconditioned(nn.Module, ABC):
         variance = sigma**2 + data**2
         x = x - context.expected
         out = self._network(x / variance.sqrt(), fourier(sigma_B.log() / 4, self.frequencies), context)
-        return context.expected + self._kept(x, sigma) * x + sigma * data / variance.sqrt() * out
-
-    def _kept(self, x: Tensor, sigma: Tensor) -> Tensor:
-        """Which part of x is signal before the network says anything; EDM's, of Gaussian latents."""
-        data = self.config.sigma_data**2
-        return data / (sigma**2 + data)
+        return context.expected + data**2 / variance * x + sigma * data / variance.sqrt() * out
 
     def scale(self, latents: Tensor) -> Tensor:
         """Latents of the autoencoder, scaled for diffusion."""
@@ -152,18 +141,6 @@ class Denoiser(Preconditioned):
         used = F.pad(conditions.used, (1, 0), value=True)
         attentions = [level.to_tokens for level in self.levels if isinstance(level, Level)]
         return Context(expected, features, scene, [a.keys_values(token) for a in attentions], used)
-
-    def _kept(self, x: Tensor, sigma: Tensor) -> Tensor:
-        """As of a mixture of Gaussians, cell by cell: which of them it is shows in how far it stands out of the noise.
-
-        Latents are sparse. Kept alike in all cells, the network would have to say agents in full, and cancel the noise
-        where nothing is, at every noise level; so it corrects the one, and the other is nothing already.
-        """
-        share, variance = x.new_tensor(CELL_SHARE), x.new_tensor(CELL_VARIANCE)
-        total = sigma[..., None] ** 2 + variance
-        energy = x.pow(2).mean(1, keepdim=True)[..., None]
-        likely = torch.softmax(share.log() - CELL_EVIDENCE * (total.log() + energy / total), -1)
-        return (likely * variance / total).sum(-1)
 
     def _network(self, x: Tensor, noise_BF: Tensor, context: Context) -> Tensor:
         emb = F.silu(self.noise(noise_BF) + context.scene)
