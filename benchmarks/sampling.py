@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 
 from sdiff.model import checkpoint
-from sdiff.model.conditioning import from_tokens
-from sdiff.model.detection import Boxes, detect
-from sdiff.model.rules import MOST, obeyed, off_road_field
+from sdiff.model.conditioning import Conditions, from_tokens
+from sdiff.model.detection import detect
+from sdiff.model.rules import MOST, broken_m, obeyed, off_road_field
 from sdiff.scene import BEV_PIXELS, MAP_CHANNELS, AgentTokens, SceneToken
 
 ROUNDS = 5
@@ -61,8 +61,11 @@ def main() -> None:
         seen, off_road_m = model.autoencoder.look(maps), off_road_field(maps)
         boxes = model.autoencoder.decode(x, seen)
 
-        def decode(scaled: Tensor, seen: list[Tensor] = seen) -> Boxes:
-            return model.autoencoder.decode(model.denoiser.unscale(scaled), seen, MOST)
+        def broken(
+            scaled: Tensor, seen: list[Tensor] = seen, road: Tensor = off_road_m, asked: Conditions = conditions
+        ) -> Tensor:
+            likely = model.autoencoder.decode(model.denoiser.unscale(scaled), seen, MOST)
+            return broken_m(likely, road, asked)
 
         def whole(b: int = b, image: np.ndarray = image, ego: AgentTokens = ego, rules: bool = True) -> None:
             keys = [(0, str(i), 0) for i in range(b)]
@@ -71,7 +74,7 @@ def main() -> None:
         parts: dict[str, Callable[[], Any]] = {
             "context": lambda maps=maps, c=conditions: model.denoiser.context(maps, c, model.autoencoder),  # type: ignore[misc]
             "one denoising step": lambda x=x, s=sigma, c=context: model.denoiser(x, s, c),  # type: ignore[misc]
-            "rules, once": lambda x=x, decode=decode, o=off_road_m: obeyed(x, decode, o),  # type: ignore[misc]
+            "rules, once": lambda x=x, broken=broken: obeyed(x, broken),  # type: ignore[misc]
             "decode": lambda x=x, seen=seen: model.autoencoder.decode(x, seen),  # type: ignore[misc]
             "boxes and overlap": lambda boxes=boxes: detect(boxes),  # type: ignore[misc]
             f"scenario, {options.steps} steps": whole,

@@ -106,6 +106,7 @@ class TokensDriveOn:
         steps: int = 20,
         min_score: float = 0.5,
         rules: bool = True,
+        collisions: bool = False,
     ) -> list[Sample]:
         """One per row."""
         assert len(map_bev) == len(tokens) == len(scene) == len(noise_keys)

@@ -79,6 +79,7 @@ def test_words_numbers_and_ranges_are_read() -> None:
         (agent("lane: ego, ahead_m: 5, end: {lane: left}"), ["end.lane", "speed_mps"]),
         (agent("from_log: {agents: ['3']}"), ["from_log.window_id", "missing"]),
         ("count: many\n", ["job.yaml:1: count", "'many'", "whole number"]),
+        ("sampler: {rules: maybe}\n", ["job.yaml:1: sampler.rules", "'maybe'", "true or false"]),
         ("sampler: {name: ddim}\n", ["job.yaml:1: sampler.name", "'ddim'", "dpmpp2m"]),
         ("count: 3\nseed: 1\ncount: 4\n", ["job.yaml:3", "given twice", "line 1"]),
         ("directives:\n  - ego: none\n", ["job.yaml:2: directives[0]", "name"]),
@@ -93,3 +94,9 @@ def test_an_error_names_file_line_field_and_what_is_allowed(text: str, says: lis
         parse(text, "job.yaml")
     for part in says:
         assert part in str(error.value)
+
+
+def test_a_job_follows_the_rules_unless_it_says_otherwise() -> None:
+    assert parse("name: a\n", "job.yaml").rules
+    assert parse("sampler: {steps: 30}\n", "job.yaml").rules
+    assert not parse("sampler: {rules: false}\n", "job.yaml").rules

@@ -8,7 +8,7 @@ from sdiff import KINDS, WINDOW_M
 from sdiff.model.batch import TIMES_S
 from sdiff.model.conditioning import Conditions, from_tokens
 from sdiff.model.detection import Boxes
-from sdiff.model.rules import GAP_M, astray, obeyed, off_road, off_road_field, overlap_m
+from sdiff.model.rules import GAP_M, astray, broken_m, obeyed, off_road, off_road_field, overlap_m
 from sdiff.scene import BEV_PIXELS, MAP_CHANNELS, AgentTokens, SceneToken
 
 
@@ -75,13 +75,22 @@ def test_a_few_calls_mend_what_is_almost_right() -> None:
         heading = torch.zeros_like(z[..., :1])
         return boxes._replace(pose=torch.cat([z, heading], -1)[:, :, None].expand(1, 3, len(TIMES_S), 3))
 
-    field = off_road_field(road(5.0))
+    field, nothing = off_road_field(road(5.0)), from_tokens([AgentTokens.unspecified(0)], [SceneToken()], max_tokens=2)
     for _ in range(8):
-        where = obeyed(where, decode, field)
+        where = obeyed(where, lambda z: broken_m(decode(z), field, nothing))
     assert float(overlap_m(decode(where))) < 0.05
     assert abs(float(where[0, 2, 1])) < 6.0
     assert np.allclose(where[0, 2, 0], -30.0)  # along the road nothing pulls
     assert not where.requires_grad
+
+
+def test_who_wants_collisions_keeps_the_other_rules() -> None:
+    boxes, field = standing([0.0, 4.0], [0.0, 8.0]), off_road_field(road(5.0))
+    asked = asked_for(x_m=1.0, y_m=0.0)
+    together = boxes._replace(pose=boxes.pose * torch.tensor([1.0, 0.0, 1.0]))  # both on the road, one in the other
+    assert float(broken_m(together, field, asked)) > float(broken_m(together, field, asked, collisions=True)) + 1.0
+    assert float(broken_m(together, field, asked, collisions=True)) == pytest.approx(float(astray(together, asked)))
+    assert float(broken_m(boxes, field, asked, collisions=True)) > 3.0
 
 
 def asked_for(**said: float) -> Conditions:

@@ -70,10 +70,6 @@ class Job:
         places = self.places if where is None else replace(self.places, where=where)
         return replace(self, places=places, **{k: v for k, v in options.items() if v is not None})
 
-    def guided(self) -> bool:
-        """Whether sampling follows the rules of sdiff.model.rules: not where collisions are wanted."""
-        return self.rules and not self.collisions
-
     def unit_size(self) -> int:
         """Scenarios per unit: as written, or from one batch in a small job to UNIT_MOST in a large one."""
         return self.scenarios_per_unit or min(max(self.batch, self.count // UNITS_LEAST), UNIT_MOST)

@@ -45,6 +45,7 @@ class Sampler(Protocol):
         steps: int = ...,
         min_score: float = ...,
         rules: bool = ...,
+        collisions: bool = ...,
     ) -> list[Sample]:
         """One per row of the batch."""
 
@@ -150,7 +151,7 @@ def plan_table(job: Job, job_id: str, model_id: str, units: list[Unit]) -> pa.Ta
 
 def sampler_name(job: Job) -> str:
     """Sampler, steps, and whether rules guide it, in one word."""
-    return f"{job.sampler}-{job.steps}" + ("-rules" if job.guided() else "")
+    return f"{job.sampler}-{job.steps}" + ("-rules" if job.rules else "")
 
 
 def make(
@@ -214,7 +215,8 @@ def _sample(
         sampler=job.sampler,
         steps=job.steps,
         min_score=job.min_score,
-        rules=job.guided(),
+        rules=job.rules,
+        collisions=job.collisions,
     )
     return list(zip(members, samples, strict=False))
 

@@ -39,24 +39,23 @@ _DRIVABLE = MAP_CHANNELS.index("drivable_area")
 _ON_FOOT = [KINDS.index("pedestrian"), KINDS.index("other")]
 
 
-def obeyed(
-    scaled: Tensor, decode: Callable[[Tensor], Boxes], off_road_m: Tensor, asked: Conditions | None = None
-) -> Tensor:
-    """Estimated latents (B, C, 32, 32), a little less against the rules.
-
-    decode: scaled latents to the MOST probable boxes. off_road_m: `off_road_field` of the maps.
-    asked: the tokens.
-    """
+def obeyed(scaled: Tensor, broken: Callable[[Tensor], Tensor]) -> Tensor:
+    """Estimated latents (B, C, 32, 32), a little less against the rules. broken: scaled latents to `broken_m` (B,)."""
     for _ in range(STEPS):
         with torch.enable_grad():
             z = scaled.detach().requires_grad_()
-            boxes = decode(z)
-            cost = overlap_m(boxes).sum() + off_road(boxes, off_road_m).sum()
-            if asked is not None:
-                cost = cost + astray(boxes, asked).sum()
-            (slope,) = torch.autograd.grad(cost, z)
+            (slope,) = torch.autograd.grad(broken(z).sum(), z)
         scaled = scaled - RATE * slope
     return scaled
+
+
+def broken_m(boxes: Boxes, off_road_m: Tensor, asked: Conditions, collisions: bool = False) -> Tensor:
+    """How far each scene breaks the rules, (B,) [m].
+
+    boxes: the MOST probable ones. off_road_m: `off_road_field` of the maps. collisions: boxes may overlap.
+    """
+    cost = off_road(boxes, off_road_m) + astray(boxes, asked)
+    return cost if collisions else cost + overlap_m(boxes)
 
 
 def overlap_m(boxes: Boxes) -> Tensor:

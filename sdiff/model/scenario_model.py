@@ -12,7 +12,7 @@ from sdiff.model.build import build_autoencoder, build_denoiser
 from sdiff.model.conditioning import from_tokens
 from sdiff.model.detection import Boxes, Detections, detect, suppressed
 from sdiff.model.recipe import Recipe
-from sdiff.model.rules import MOST, SIGMA_BELOW, obeyed, off_road_field
+from sdiff.model.rules import MOST, SIGMA_BELOW, broken_m, obeyed, off_road_field
 from sdiff.model.samplers import SAMPLERS, karras_sigmas
 from sdiff.model.trajectory import interpolate
 from sdiff.scene import STEPS_FUTURE, STEPS_PAST, Agents, AgentTokens, Sample, SceneToken
@@ -43,12 +43,14 @@ class ScenarioModel(nn.Module):
         steps: int = 20,
         min_score: float = 0.5,
         rules: bool = True,
+        collisions: bool = False,
     ) -> list[Sample]:
         """One scene for each of B places, window frame.
 
         map_bev: (B, 8, 256, 256) uint8. tokens, scene: B each. noise_keys: B of (seed, scenario id, attempt); the noise
         of a scene depends on its key alone. rules: sample towards scenes without collisions, vehicles on the road, and
-        described agents as described (sdiff.model.rules). Raises ValueError for an unknown sampler.
+        described agents as described (sdiff.model.rules); collisions: without the first of these. Raises ValueError for
+        an unknown sampler.
         """
         if sampler not in SAMPLERS:
             raise ValueError(f"unknown sampler {sampler!r}, expected one of {', '.join(SAMPLERS)}")
@@ -64,10 +66,12 @@ class ScenarioModel(nn.Module):
         def decode(scaled: Tensor, most: int | None = MOST) -> Boxes:
             return self.autoencoder.decode(self.denoiser.unscale(scaled), seen, most)
 
+        def broken(scaled: Tensor) -> Tensor:
+            return broken_m(decode(scaled), off_road_m, conditions, collisions)
+
         def denoise(x: Tensor, sigma: float) -> Tensor:
             estimate: Tensor = self.denoiser(x, x.new_full((len(x),), sigma), context)
-            guided = rules and sigma < SIGMA_BELOW
-            return obeyed(estimate, decode, off_road_m, conditions) if guided else estimate
+            return obeyed(estimate, broken) if rules and sigma < SIGMA_BELOW else estimate
 
         found = detect(decode(SAMPLERS[sampler](denoise, noise * sigmas[0], sigmas), None), min_score)
         return [Sample(to_agents(suppressed(boxes)), to_agents(boxes)) for boxes in found]
