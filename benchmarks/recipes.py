@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines import evaluate, generate, train
-from sdiff import storage
+from sdiff import storage, tables
 from sdiff.metrics.measures import MEASURES
 from sdiff.scene import BEV_PIXELS, MAP_CHANNELS, SIGNED_MAP_CHANNELS
 
@@ -81,11 +81,14 @@ def main() -> None:
             seed=options.seed,
             output=str(folder),
         )
-        found[variant] = evaluate.run(str(folder), options.windows, seed=options.seed)["columns"]["generated"]
+        # A model of a few steps may make no scene with an AV in it.
+        some = tables.read(str(folder), "scenarios", ["scenario_id"]).num_rows
+        result = evaluate.run(str(folder), options.windows, seed=options.seed) if some else None
+        found[variant] = result["columns"]["generated"] if result else {}
         (output / "recipes.json").write_text(json.dumps(found, indent=1))
     print("".join(f"{cell:>16}" for cell in ("", *found)))
     for measure in MEASURES:
-        values = [row[measure.key] for row in found.values()]
+        values = [row.get(measure.key) for row in found.values()]
         if any(values):
             cells = ("–" if v is None else f"{v:.3f}" for v in values)
             print(f"{measure.key:<32}" + "".join(f"{cell:>16}" for cell in cells))
