@@ -1,7 +1,7 @@
-"""Recipes beside each other: each trained on the same windows for the same time, and measured at the same places.
+"""Recipes beside each other: each trained on the same windows for the same time or steps, and measured at the same places.
 
     python benchmarks/recipes.py --windows URI --output DIR [--variant small paper without_map]
-        [--minutes 20 40] [--count 64]
+        [--minutes 20 40 | --steps 500 500] [--count 64]
 
 `without_map` is `small` on windows whose map image is blank: what is left when the model cannot see the streets. Run
 again to go on. Prints one column of the evaluation for each and writes all to recipes.json.
@@ -58,6 +58,7 @@ def main() -> None:
     parser.add_argument("--output", required=True)
     parser.add_argument("--variant", nargs="+", choices=JOBS, default=["small", "paper", WITHOUT_MAP])
     parser.add_argument("--minutes", type=float, nargs=2, default=[20, 40], help="autoencoder, denoiser")
+    parser.add_argument("--steps", type=int, nargs=2, help="of each, instead of minutes")
     parser.add_argument("--count", type=int, default=64)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
@@ -68,8 +69,9 @@ def main() -> None:
         folder.mkdir(parents=True, exist_ok=True)
         seen = blanked(options.windows, output / "blank") if variant == WITHOUT_MAP else options.windows
         recipe = "small" if variant == WITHOUT_MAP else variant
-        for stage, minutes in zip(train.STAGES, options.minutes, strict=True):
-            train.run(stage, seen, str(folder), recipe, minutes=minutes, seed=options.seed)
+        for i, stage in enumerate(train.STAGES):
+            until = {"steps": options.steps[i]} if options.steps else {"minutes": options.minutes[i]}
+            train.run(stage, seen, str(folder), recipe, seed=options.seed, **until)
         job = folder / "job.yaml"
         job.write_text(JOBS[variant])
         generate.run(

@@ -15,13 +15,11 @@ import pyarrow.parquet as pq
 import pytest
 import ray
 from crossroads import TokensDriveOn, load_stand_in, write_windows
-from traffic import traffic
 
 from pipelines import generate
 from sdiff import columns, storage, tables
 from sdiff.directives.job import JobFileError
-from sdiff.directives.units import apart
-from sdiff.scene import STEPS_PAST, Agents
+from sdiff.scene import STEPS_PAST
 
 JOB = """
 name: test
@@ -213,26 +211,6 @@ def test_without_an_av_a_scenario_is_rejected_and_tried_again(windows: str, tmp_
     (file,) = (tmp_path / "out" / "scenarios").glob("*.parquet")
     kept = json.loads(pq.read_metadata(file).metadata[b"sdiff.unit"])
     assert kept == {"attempts": stats["attempts"], "rejected: no_ego": 6}
-
-
-def crossing(asked: list[int]) -> Agents:
-    """An AV, two cars that cross its path and hit it at +1 s, the second also the first, and one that nobody meets."""
-    agents = traffic([0, 10, 10, 30], [0, -10, -16, 20], [0, np.pi / 2, np.pi / 2, 0], [10, 10, 14, 0])
-    index = np.full(4, -1, np.int32)
-    index[asked] = np.arange(len(asked))
-    return dataclasses.replace(agents, score=np.array([0.9, 0.6, 0.8, 0.7], np.float32), token_index=index)
-
-
-def test_of_two_agents_that_meet_the_more_probable_one_stays() -> None:
-    stay = apart(crossing(asked=[0]))
-    assert stay is not None and stay.tolist() == [True, False, False, True]
-    behind = crossing(asked=[0]).take(np.array([1, 2, 3]))
-    stay = apart(behind)
-    assert stay is not None and stay.tolist() == [False, True, True]
-
-
-def test_agents_that_were_asked_for_and_meet_reject_the_scenario() -> None:
-    assert apart(crossing(asked=[0, 1])) is None
 
 
 def test_a_job_without_windows_or_output_says_which_option_is_missing(job_file: str) -> None:

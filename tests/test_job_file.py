@@ -6,6 +6,7 @@ import pytest
 
 from sdiff.directives.directive import Agent, Directive, End, LoggedAgents, OnLane
 from sdiff.directives.job import JobFileError, parse, read
+from sdiff.directives.judging import Accept
 from sdiff.span import Span
 
 EXAMPLES = sorted((Path(__file__).parent.parent / "examples").glob("*.yaml"))
@@ -45,6 +46,26 @@ def test_what_decides_a_job_is_not_where_it_is_written() -> None:
     job = parse("count: 5", "job.yaml")
     assert job.decides() == job.with_options(output="s3://elsewhere", windows="x").decides()
     assert job.decides() != job.with_options(seed=1).decides()
+
+
+def test_nothing_amiss_is_accepted_unless_the_job_says_so() -> None:
+    assert parse("count: 5", "job.yaml").accept == Accept(False, False, False, False)
+    job = parse("accept: {off_road: true, unfulfilled: false}", "job.yaml")
+    assert job.accept == Accept(off_road=True)
+    with pytest.raises(JobFileError, match=r"job\.yaml:1: accept\.collisions: unknown field; did you mean collision\?"):
+        parse("accept: {collisions: true}", "job.yaml")
+
+
+SLOWER = "agents:\n      - {lane: ego, ahead_m: 20, speed_mps: [2, 5]}\n"
+
+
+def test_a_severity_needs_speeds_to_follow_from() -> None:
+    directive = "directives:\n  - name: d\n    severity: {ttc_s: [1.0, 1.5]}\n    "
+    assert parse(f"{directive}ego: {{speed_mps: 8}}\n    {SLOWER}", "j.yaml").directives[0].severity.ttc_s == (1.0, 1.5)
+    with pytest.raises(JobFileError, match=r"j\.yaml:3: directives\[0\]\.severity: needs the AV's speed"):
+        parse(f"{directive}{SLOWER}", "j.yaml")
+    with pytest.raises(JobFileError, match=r"j\.yaml:3: directives\[0\]\.severity: needs another agent"):
+        parse(f"{directive}ego: {{speed_mps: 8}}\n", "j.yaml")
 
 
 def test_words_numbers_and_ranges_are_read() -> None:

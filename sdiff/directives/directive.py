@@ -32,6 +32,9 @@ REFERENCES = {
 """What a distance along a line counts from, and the lines that have it: the AV; where the line enters the junction
 ahead; where it crosses the AV's way."""
 
+SIDE_BY_SIDE = ("ego", "left", "right")
+"""Lines between which an agent changes lanes."""
+
 FACING = {"along": 0.0, "left": np.pi / 2, "right": -np.pi / 2, "against": np.pi}
 
 TYPICAL_SIZE_M = {
@@ -69,13 +72,17 @@ class InWindow:
 
 @dataclass(frozen=True)
 class OnLane:
-    """A pose given along a line. distance None (ends only): as far as the speed goes, from the start."""
+    """A pose given along a line. distance None (ends only): as far as the speed goes, from the start.
+
+    facing None: along the line; an end on a lane beside the start's then says no heading, as who changes lanes is not
+    yet aligned.
+    """
 
     lanes: tuple[str, ...]
     reference: str = "ahead_m"
     distance_m: Span | None = None
     lateral_m: Span = ZERO
-    facing: str = "along"
+    facing: str | None = None
 
 
 @dataclass(frozen=True)
@@ -119,17 +126,25 @@ class Scene:
     p_mask: Span | None = None
 
 
+@dataclass(frozen=True)
+class Severity:
+    """How dangerous. ttc_s: smallest time to collision of the AV with an agent that is asked for [s]; None: any."""
+
+    ttc_s: Span | None = None
+
+
 AT_ORIGIN = InWindow(ZERO, ZERO, ZERO)
 
 
 @dataclass(frozen=True)
 class Directive:
-    """A name, the AV (at the origin; "from_log": as the place's log has it; None: not asked for), agents, scene."""
+    """A name, the AV (at the origin; "from_log": as the log has it; None: not asked for), agents, scene, severity."""
 
     name: str = "free"
     ego: Agent | Literal["from_log"] | None = Agent(pose=AT_ORIGIN, end="free")
     agents: tuple[Agent | LoggedAgents, ...] = ()
     scene: Scene = Scene()
+    severity: Severity = Severity()
 
     def windows_needed(self) -> tuple[str, ...]:
         """Windows named by `from_log`, apart from the place's own."""
@@ -266,16 +281,23 @@ def _on_lane(
     if end == "free":
         return found
     if end.pose is not None:
-        return found | _end(end.pose, row | found, place, draw, path.pose(s))
+        ended = _end(end.pose, row | found, place, draw, path.pose(s))
+        if isinstance(end.pose, OnLane) and end.pose.facing is None and _changes_lane(start, end.pose):
+            del ended["end_heading_rad"]
+        return found | ended
     travel = _travel_m(row)
     if travel is None:
         return found
-    if start.facing == "along":
+    if start.facing in (None, "along"):
         arrived = _pose(place, path, s + travel, lateral, "along")
     else:
         x, y = pose.apply(travel, 0.0)
         arrived = SE2(float(x), float(y), pose.heading_rad)
     return found | {"end_speed_mps": row.get("end_speed_mps", row["speed_mps"])} | _named(arrived, "end_")
+
+
+def _changes_lane(start: OnLane, end: OnLane) -> bool:
+    return start.lanes != end.lanes and {start.lanes[0], end.lanes[0]} <= set(SIDE_BY_SIDE)
 
 
 def _end(
@@ -308,14 +330,14 @@ def _named(pose: SE2, prefix: str) -> dict[str, float]:
     return {f"{prefix}x_m": pose.x_m, f"{prefix}y_m": pose.y_m, f"{prefix}heading_rad": pose.heading_rad}
 
 
-def _pose(place: Place, path: Path, s_m: float, lateral_m: float, facing: str) -> SE2:
+def _pose(place: Place, path: Path, s_m: float, lateral_m: float, facing: str | None) -> SE2:
     """A pose on a line, window frame. Raises DoesNotFit beyond the line's ends."""
     if not path.covers(s_m):
         raise DoesNotFit("lane_too_short")
     at = path.pose(s_m, lateral_m)
     window_SE2_map = place.map_SE2_window.inverse()
     x, y = window_SE2_map.apply(at.x_m, at.y_m)
-    heading = float(wrap_angle(at.heading_rad + window_SE2_map.heading_rad + FACING[facing]))
+    heading = float(wrap_angle(at.heading_rad + window_SE2_map.heading_rad + FACING[facing or "along"]))
     return SE2(float(x), float(y), heading)
 
 

@@ -1,7 +1,7 @@
 """Job files: places, directives, how many, seed, model, output."""
 
 import math
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from sdiff import KINDS, WINDOW_M, storage
@@ -17,7 +17,9 @@ from sdiff.directives.directive import (
     LoggedAgents,
     OnLane,
     Scene,
+    Severity,
 )
+from sdiff.directives.judging import Accept
 from sdiff.directives.reading import JobFileError, Section, read_yaml
 from sdiff.maps.lanes import TURNS
 from sdiff.maps.places import LIGHT_WORDS, Wanted
@@ -33,6 +35,7 @@ UNITS_LEAST, UNIT_MOST = 64, 1024
 """A large job has at least so many units, of at most so many scenarios."""
 
 ANYWHERE = Wanted()
+NOTHING_AMISS = Accept()
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,7 @@ class Job:
     rules: bool = True
     min_score: float = 0.5
     attempts: int = 3
-    collisions: bool = False
+    accept: Accept = NOTHING_AMISS
     scenarios_per_unit: int | None = None
     batch: int = 16
 
@@ -105,7 +108,7 @@ def parse(text: str, file: str) -> Job:
         seed=top.count("seed", default.seed, low=0, high=2**62),
         min_score=top.number("min_score", default.min_score, "", 0.0, 1.0),
         attempts=top.count("attempts", default.attempts, high=100),
-        collisions=bool(top.flag("collisions")),
+        accept=_accept(top.section("accept")),
         scenarios_per_unit=top.count("scenarios_per_unit", 0, low=0, high=100_000) or None,
         batch=top.count("batch", default.batch, high=4096),
     )
@@ -147,19 +150,45 @@ def _places(section: Section) -> Places:
     )
 
 
+def _accept(section: Section | None) -> Accept:
+    if section is None:
+        return NOTHING_AMISS
+    found = Accept(**{f.name: bool(section.flag(f.name)) for f in fields(Accept)})
+    section.done()
+    return found
+
+
 def _directive(section: Section) -> Directive:
     name = section.text("name")
     if name is None:
         raise section.error(None, "has no name, expected name: a word for the column `directive`")
     scene = section.section("scene")
+    severity = section.section("severity")
     directive = Directive(
         name=name,
         ego=_ego(section),
         agents=tuple(_agent(s) for s in section.sections("agents")),
         scene=Scene() if scene is None else _scene(scene),
+        severity=Severity() if severity is None else _severity(severity),
     )
     section.done()
+    if severity is not None:
+        _can_be_steered(directive, severity)
     return directive
+
+
+def _severity(section: Section) -> Severity:
+    severity = Severity(ttc_s=section.span("ttc_s", "s", 0.0, 10.0))
+    section.done()
+    return severity
+
+
+def _can_be_steered(directive: Directive, severity: Section) -> None:
+    """Raise JobFileError where the time to collision does not follow from what the directive says."""
+    if not isinstance(directive.ego, Agent) or directive.ego.speed_mps is None:
+        raise severity.error(None, "needs the AV's speed, expected a field ego with speed_mps in this directive")
+    if not any(isinstance(a, Agent) and a.pose is not None and a.speed_mps is not None for a in directive.agents):
+        raise severity.error(None, "needs another agent, expected one under agents with a pose and speed_mps")
 
 
 def _scene(section: Section) -> Scene:
@@ -250,7 +279,7 @@ def _pose(section: Section) -> InWindow | OnLane | None:
         if along and lane not in REFERENCES[reference]:
             allowed = ", ".join(r for r, lanes_with in REFERENCES.items() if lane in lanes_with)
             raise section.error(reference, f"has no meaning on lane {lane}, expected {allowed}")
-    return OnLane(lanes, reference, distances[reference], lateral or Span(0.0, 0.0), facing[0] if facing else "along")
+    return OnLane(lanes, reference, distances[reference], lateral or Span(0.0, 0.0), facing[0] if facing else None)
 
 
 def _logged(section: Section) -> LoggedAgents:

@@ -13,17 +13,17 @@ from numpy.typing import NDArray
 import schemas
 import sdiff
 from sdiff import columns, tables
-from sdiff.directives.directive import Directive, DoesNotFit, Logs, resolve
+from sdiff.directives.directive import Directive, DoesNotFit, Logs
 from sdiff.directives.job import Job
+from sdiff.directives.judging import judge
 from sdiff.directives.search import Found, Spot, chunks
+from sdiff.directives.steering import steered
 from sdiff.maps.places import Place
-from sdiff.metrics.collision import meetings
 from sdiff.metrics.matching import token_index
 from sdiff.metrics.safety import found_columns, scenario_columns
-from sdiff.scene import BEV_PIXELS, MAP_CHANNELS, STEPS_PAST, Agents, AgentTokens, Sample, SceneToken
+from sdiff.scene import BEV_PIXELS, MAP_CHANNELS, Agents, AgentTokens, Sample, SceneToken
 
-EGO_WITHIN_M = 2.0
-"""A scenario whose ego is farther from the origin at t0 is rejected [m]."""
+DRIVABLE = MAP_CHANNELS.index("drivable_area")
 DRAWS = 10
 """Draws of a directive's ranges until one fits the place."""
 
@@ -175,14 +175,13 @@ def make(
             for i, made in _sample(model, job, requests, wanted, pending[a:b], attempt):
                 tally["attempts"] += 1
                 agents = replace(made.agents, token_index=token_index(wanted[i][0], made.agents))
-                stay = np.ones(len(agents), bool) if job.collisions else apart(agents)
-                if not _ego_at_origin(agents):
-                    tally["rejected: no_ego"] += 1
-                elif stay is None:
-                    tally["rejected: collision"] += 1
-                else:
-                    tally += Counter({"agents left out: collision": int((~stay).sum())})
-                    accepted[i] = Scenario(requests[i], attempt, *wanted[i], agents.take(stay), made.found)
+                drivable = requests[i].map_bev[DRIVABLE]
+                verdict = judge(agents, wanted[i][0], drivable, job.accept, directive.severity.ttc_s)
+                if verdict.rejected:
+                    tally[f"rejected: {verdict.rejected}"] += 1
+                    continue
+                tally += Counter({f"agents left out: {why}": n for why, n in verdict.left_out.items()})
+                accepted[i] = Scenario(requests[i], attempt, *wanted[i], verdict.agents, made.found)
     return [accepted[i] for i in sorted(accepted)], tally
 
 
@@ -191,7 +190,7 @@ def _tokens(directive: Directive, request: Request, seed: int) -> tuple[AgentTok
     rng = np.random.default_rng(np.frombuffer(digest, np.uint32))
     for draw in range(DRAWS):
         try:
-            return resolve(directive, request.place, request.logs, rng)
+            return steered(directive, request.place, request.logs, rng)
         except DoesNotFit:
             if draw == DRAWS - 1:
                 raise
@@ -216,41 +215,17 @@ def _sample(
         steps=job.steps,
         min_score=job.min_score,
         rules=job.rules,
-        collisions=job.collisions,
+        collisions=job.accept.collision,
     )
     return list(zip(members, samples, strict=False))
-
-
-def apart(agents: Agents) -> NDArray[np.bool_] | None:
-    """Which agents stay, (N,), so that no two boxes meet at any pose; of two that do, the more probable one does.
-
-    The ego and the agents that tokens ask for come first. None where two of these meet.
-    """
-    meets = meetings(agents)
-    asked = agents.is_ego | (agents.token_index >= 0) if agents.token_index is not None else agents.is_ego
-    if meets[np.ix_(asked, asked)].any():
-        return None
-    score = np.zeros(len(agents)) if agents.score is None else agents.score
-    stay = np.zeros(len(agents), bool)
-    for i in np.lexsort((-score, ~asked)):
-        stay[i] = not meets[i, stay].any()
-    return stay
-
-
-def _ego_at_origin(agents: Agents) -> bool:
-    ego = np.flatnonzero(agents.is_ego)
-    return len(ego) == 1 and bool(
-        np.hypot(agents.x_m[ego[0], STEPS_PAST], agents.y_m[ego[0], STEPS_PAST]) <= EGO_WITHIN_M
-    )
 
 
 def scenario_table(
     job: Job, job_id: str, model_id: str, unit: Unit, scenarios: list[Scenario], provenance: list[dict[str, Any]]
 ) -> pa.Table:
     """The unit's object of the table scenarios. provenance: per scenario, the columns that its window lends."""
-    drivable = MAP_CHANNELS.index("drivable_area")
     measured = [
-        scenario_columns(s.agents, s.tokens, s.request.map_bev[drivable]) | found_columns(s.found) for s in scenarios
+        scenario_columns(s.agents, s.tokens, s.request.map_bev[DRIVABLE]) | found_columns(s.found) for s in scenarios
     ]
     schema = schemas.arrow_schema("scenarios")
     data: dict[str, Any] = {

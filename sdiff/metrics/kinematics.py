@@ -14,7 +14,17 @@ MOVING_MPS = 2.0
 ACCELERATION_STEPS = 10
 """Accelerations are means over 1 s: at 0.1 s the tracking noise of recorded logs drowns them."""
 
+MOST_ACCELERATION_MPS2 = 9.81
+"""What dry asphalt gives a tyre, along and across together. Of logged agents 99 % stay below it."""
+LEAST_TURNING_RADIUS_M = 4.0
+LEAST_TURNING_RADIUS_TWO_WHEELS_M = 2.0
+"""Of an agent's centre."""
+MOST_SLIP_RAD = 0.35
+TURN_TOLERANCE_RAD = 0.1
+"""Turn within a second that is no more than the tracking noise of an agent that stands."""
+
 _WHEELED = np.array([kind not in ("pedestrian", "other") for kind in KINDS])
+_TWO_WHEELS = np.array([kind in ("motorcyclist", "cyclist") for kind in KINDS])
 
 
 def slip_rad(agents: Agents) -> tuple[Array, NDArray[np.bool_]]:
@@ -57,3 +67,22 @@ def turning(agents: Agents) -> tuple[Array, Array]:
     way = (speed[:, steps:] + speed[:, :-steps])[both] / 2
     seconds = steps * STEP_S
     return (turn / seconds).astype(np.float64), (turn / (way * seconds)).astype(np.float64)
+
+
+def possible(agents: Agents) -> NDArray[np.bool_]:
+    """Whether each agent moves as its kind can, (N,): within a tyre's grip, its turning circle, and without sliding.
+
+    Over each second at whose both ends it is seen; sliding at every pose faster than 2 m/s. Who walks can do anything.
+    """
+    steps, seconds = ACCELERATION_STEPS, ACCELERATION_STEPS * STEP_S
+    both = agents.valid[:, steps:] & agents.valid[:, :-steps]
+    vx, vy, heading = agents.vx_mps, agents.vy_mps, agents.heading_rad
+    speed = np.hypot(vx, vy)
+    acceleration = np.hypot(vx[:, steps:] - vx[:, :-steps], vy[:, steps:] - vy[:, :-steps]) / seconds
+    turn = np.abs(wrap_angle(heading[:, steps:] - heading[:, :-steps]))
+    way = (speed[:, steps:] + speed[:, :-steps]) / 2 * seconds
+    radius = np.where(_TWO_WHEELS[agents.kind], LEAST_TURNING_RADIUS_TWO_WHEELS_M, LEAST_TURNING_RADIUS_M)[:, None]
+    across = np.abs(vy * np.cos(heading) - vx * np.sin(heading))
+    slides = agents.valid & (speed > MOVING_MPS) & (across > np.sin(MOST_SLIP_RAD) * speed)
+    wrong = both & ((acceleration > MOST_ACCELERATION_MPS2) | (turn > way / radius + TURN_TOLERANCE_RAD))
+    return ~_WHEELED[agents.kind] | ~(wrong.any(-1) | slides.any(-1))

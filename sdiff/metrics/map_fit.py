@@ -36,6 +36,12 @@ def offroad(agents: Agents, drivable: NDArray[np.generic]) -> NDArray[np.bool_]:
     return drivable[row, column] == 0
 
 
+def leaves_road(agents: Agents, drivable: NDArray[np.generic]) -> NDArray[np.bool_]:
+    """Whether each agent is a vehicle whose centre is at some pose outside the drivable area, (N,). See `offroad`."""
+    of_agent = np.nonzero(vehicle_poses(agents))[0]
+    return np.bincount(of_agent, offroad(agents, drivable), len(agents)) > 0
+
+
 def offroad_fraction(agents: Agents, drivable: NDArray[np.generic]) -> float:
     """Share of vehicle positions outside the drivable area; NaN with no vehicle. See `offroad`."""
     off = offroad(agents, drivable)

@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
-from sdiff import STEP_S
+from sdiff import KINDS, STEP_S, VEHICLE_KINDS
 from sdiff.geometry import Array, wrap_angle
 from sdiff.metrics import at_t0
 from sdiff.scene import STEPS_PAST, Agents, AgentTokens
@@ -13,6 +13,9 @@ LOOSE = (2.2, 0.2)
 """Largest distance [m] and angle [rad] of a match in the Scenario Diffusion paper."""
 TIGHT = (1.0, 0.1)
 """A stricter match: the box stands where it was asked for."""
+
+SPEED_TOLERANCE_MPS = 2.0
+"""Of a fulfilled token: the width of the paper's bins of speed."""
 
 END_STEP = STEPS_PAST + round(2.0 / STEP_S)
 _NO_MATCH = 1e6
@@ -63,6 +66,29 @@ def match_rate(tokens: AgentTokens, matched: NDArray[np.int64]) -> float:
     """
     placed = has_position(tokens)
     return float((matched[placed] >= 0).mean()) if placed.any() else float("nan")
+
+
+def fulfilling(tokens: AgentTokens, agents: Agents) -> NDArray[np.int64]:
+    """The agent that does all that each token says, one to one, (K,), -1 for none.
+
+    Position and heading within 2.2 m and 0.2 rad, speed within 2 m/s, at t0 and at +2 s; and of the kind asked for,
+    where `vehicle` is any car, truck or bus. What a token does not say is not asked, a size least of all.
+    """
+    asked_kind, kind = np.maximum(tokens.kind, 0)[:, None], agents.kind
+    allowed = (tokens.kind[:, None] < 0) | (asked_kind == kind)
+    allowed |= (asked_kind == KINDS.index("vehicle")) & np.isin(kind, [KINDS.index(k) for k in VEHICLE_KINDS])
+    away = np.zeros(allowed.shape)
+    for prefix, step in (("", STEPS_PAST), ("end_", END_STEP)):
+        said = [getattr(tokens, f"{prefix}{name}")[:, None] for name in ("x_m", "y_m", "heading_rad", "speed_mps")]
+        x, y, heading, speed = said
+        distance = np.hypot(x - agents.x_m[:, step], y - agents.y_m[:, step])
+        angle = np.abs(wrap_angle(heading - agents.heading_rad[:, step]))
+        faster = np.abs(speed - np.hypot(agents.vx_mps[:, step], agents.vy_mps[:, step]))
+        # What is NaN was not asked for.
+        allowed &= ~(distance > LOOSE[0]) & ~(angle > LOOSE[1]) & ~(faster > SPEED_TOLERANCE_MPS)
+        allowed &= agents.valid[:, step] | np.isnan(said).all(0)
+        away += np.nan_to_num(distance)
+    return assign(away, allowed)
 
 
 def has_position(tokens: AgentTokens) -> NDArray[np.bool_]:

@@ -1,0 +1,117 @@
+"""Tokens that promise a severity: draws of a directive whose time to collision is as wanted."""
+
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sdiff import KINDS, STEP_S
+from sdiff.directives.directive import (
+    TYPICAL_SIZE_M,
+    Agent,
+    Directive,
+    DoesNotFit,
+    End,
+    Logs,
+    OnLane,
+    resolve,
+)
+from sdiff.geometry import wrap_angle
+from sdiff.maps.places import Place
+from sdiff.metrics.safety import min_ttc_s
+from sdiff.scene import STEPS_FUTURE, STEPS_PAST, Agents, AgentTokens, SceneToken
+from sdiff.span import Span
+from sdiff.tokens import END_S
+
+MOST_DRAWS = 400
+"""Draws of a directive's ranges until one promises what is wanted."""
+INWARD = 0.2
+"""What is promised lies this share of the wanted range inside its ends: scenes miss what is asked by a little."""
+
+
+def steered(directive: Directive, place: Place, logs: Logs, rng: np.random.Generator) -> tuple[AgentTokens, SceneToken]:
+    """As `resolve`, with ranges drawn until what the tokens say has a time to collision inside the wanted range.
+
+    So every combination of values that has it is as likely as the directive makes it. The AV follows its lane where its
+    end is not given. Raises DoesNotFit where no draw has it.
+    """
+    wanted = directive.severity.ttc_s
+    if wanted is None:
+        return resolve(directive, place, logs, rng)
+    if isinstance(directive.ego, Agent) and directive.ego.end in (None, "free"):
+        directive = replace(directive, ego=replace(directive.ego, end=End(pose=OnLane(("ego",)))))
+    margin = INWARD * (wanted.high - wanted.low)
+    inside = Span(wanted.low + margin, wanted.high - margin)
+    misfit = DoesNotFit("severity_out_of_reach")
+    for _ in range(MOST_DRAWS):
+        try:
+            drawn = resolve(directive, place, logs, rng)
+        except DoesNotFit as error:
+            misfit = error
+            continue
+        if inside.contains(promised_ttc_s(drawn[0])):
+            return drawn
+    raise misfit
+
+
+def promised_ttc_s(tokens: AgentTokens) -> float:
+    """Smallest time to collision of the first token's agent with another's, as the tokens say they move [s].
+
+    From t0 to +2 s; inf where none closes in. Tokens without pose and speed say nothing of it.
+    """
+    told = np.isfinite(tokens.x_m + tokens.y_m + tokens.heading_rad + tokens.speed_mps)
+    if not told[:1].all():
+        return float("inf")
+    agents = promised(tokens.take(told))
+    return float(min_ttc_s(agents)[0].min(initial=np.inf))
+
+
+def promised(tokens: AgentTokens) -> Agents:
+    """The motion that tokens with a pose and a speed describe, valid from t0 on.
+
+    A cubic between both ends' positions and velocities; straight on at its speed where no end is given.
+    """
+    start = np.stack([tokens.x_m, tokens.y_m], -1).astype(np.float64)
+    end_speed = np.where(np.isnan(tokens.end_speed_mps), tokens.speed_mps, tokens.end_speed_mps)
+    way = (tokens.speed_mps + end_speed)[:, None] / 2 * END_S * _unit(tokens.heading_rad)
+    end = np.stack([tokens.end_x_m, tokens.end_y_m], -1)
+    end = np.where(np.isnan(end), start + way, end)
+    end_heading = np.where(np.isnan(tokens.end_heading_rad), tokens.heading_rad, tokens.end_heading_rad)
+    v0, v1 = tokens.speed_mps[:, None] * _unit(tokens.heading_rad), end_speed[:, None] * _unit(end_heading)
+    u = (np.arange(STEPS_FUTURE + 1) * STEP_S / END_S)[:, None, None]
+    xy = (
+        (2 * u**3 - 3 * u**2 + 1) * start
+        + (u**3 - 2 * u**2 + u) * END_S * v0
+        + (3 * u**2 - 2 * u**3) * end
+        + (u**3 - u**2) * END_S * v1
+    )
+    velocity = 6 * (u**2 - u) / END_S * (start - end) + (3 * u**2 - 4 * u + 1) * v0 + (3 * u**2 - 2 * u) * v1
+    turn = wrap_angle(end_heading - tokens.heading_rad)
+    heading = wrap_angle(tokens.heading_rad + u[..., 0] * turn)
+    n = len(tokens)
+    typical = np.array([TYPICAL_SIZE_M[k] for k in KINDS])[np.maximum(tokens.kind, 0)]
+    seen = np.arange(STEPS_PAST + 1 + STEPS_FUTURE) >= STEPS_PAST
+    return Agents(
+        agent_id=np.array([f"token_{i}" for i in range(n)], np.str_),
+        kind=np.maximum(tokens.kind, 0),
+        length_m=np.where(np.isnan(tokens.length_m), typical[:, 0], tokens.length_m).astype(np.float32),
+        width_m=np.where(np.isnan(tokens.width_m), typical[:, 1], tokens.width_m).astype(np.float32),
+        is_ego=np.arange(n) == 0,
+        x_m=_after_t0(xy[..., 0]),
+        y_m=_after_t0(xy[..., 1]),
+        heading_rad=_after_t0(heading),
+        vx_mps=_after_t0(velocity[..., 0]),
+        vy_mps=_after_t0(velocity[..., 1]),
+        valid=np.broadcast_to(seen, (n, len(seen))),
+    )
+
+
+def _unit(heading_rad: NDArray[np.floating]) -> NDArray[np.floating]:
+    return np.stack([np.cos(heading_rad), np.sin(heading_rad)], -1)
+
+
+def _after_t0(values: NDArray[np.floating]) -> NDArray[np.float32]:
+    """(21, N) from t0 on to (N, 41), 0 before."""
+    found = np.zeros((values.shape[1], STEPS_PAST + len(values)), np.float32)
+    found[:, STEPS_PAST:] = values.T
+    return found
