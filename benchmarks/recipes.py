@@ -1,4 +1,4 @@
-"""Recipes beside each other: each trained on the same windows for the same time or steps, and measured at the same places.
+"""Recipes beside each other: trained on the same windows for the same time or steps, measured at the same places.
 
     python benchmarks/recipes.py --windows URI --output DIR [--variant small paper without_map]
         [--minutes 20 40 | --steps 500 500] [--count 64]

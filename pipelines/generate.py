@@ -10,6 +10,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,15 +21,18 @@ from pipelines import cluster
 from sdiff import columns, storage, tables
 from sdiff.directives import job as job_files
 from sdiff.directives.job import Job
-from sdiff.directives.search import Maps, Spot, find, place_of, spots_of, window_rows
+from sdiff.directives.search import Maps, Spot, chunks, find, place_of, spots_of, window_rows
 from sdiff.directives.units import (
+    BATCHES_AT_ONCE,
     PROVENANCE,
     Request,
     Sampler,
+    Scenario,
     Unit,
     job_id,
     make,
     map_image,
+    near_duplicates,
     places_wanted,
     plan,
     plan_table,
@@ -39,6 +43,8 @@ from sdiff.scene import Agents
 NO_PROGRESS_TIMEOUT_S = 3600
 """Ray gives up when no unit ends for this long [s]."""
 REPORT_EVERY_S = 2.0
+READERS = 16
+"""Objects whose metadata are read at a time."""
 
 LoadModel = Callable[[str | None, str], Sampler]
 
@@ -101,6 +107,7 @@ def run(
         "places": {name: len(spots) for name, spots in found.spots.items()},
         "seconds": round(time.monotonic() - started, 2),
         **dict(sorted(tally.items())),
+        "directives": _yields(units, folder),
     }
 
 
@@ -133,11 +140,19 @@ class MakeUnits:
     def make(self, unit: Unit) -> Counter[str]:
         """Make one unit and write its object; returns what was counted."""
         started = time.monotonic()
-        job = self.work.job
-        rows = _rows(list(unit.spots), (*PROVENANCE, "map_bev"))
-        requests = [self._request(unit, i, row) for i, row in enumerate(rows)]
-        scenarios, tally = make(self.model, job, self.directives[unit.directive], requests)
-        lent = [rows[s.request.number - unit.first] for s in scenarios]
+        job, directive = self.work.job, self.directives[unit.directive]
+        scenarios: list[Scenario] = []
+        lent: list[dict[str, Any]] = []
+        tally: Counter[str] = Counter(attempts=0)
+        for a, b in chunks(len(unit.spots), BATCHES_AT_ONCE * job.batch):
+            rows = _rows(list(unit.spots[a:b]), (*PROVENANCE, "map_bev"))
+            requests = [self._request(unit, a + i, row) for i, row in enumerate(rows)]
+            made, counted = make(self.model, job, directive, requests)
+            scenarios += made
+            lent += [{c: rows[s.number - unit.first - a][c] for c in PROVENANCE} for s in made]
+            tally.update(counted)
+        if copies := near_duplicates(scenarios, [row["window_id"] for row in lent]):
+            tally["near_duplicates"] = copies
         table = scenario_table(job, self.work.job_id, self.model.model_id, unit, scenarios, lent)
         metadata = {"sdiff.unit": json.dumps(tally, sort_keys=True), "sdiff.made_with": _made_with(self.work.device)}
         tables.write(table, "scenarios", job.output or "", unit.unit_id, metadata)
@@ -189,6 +204,35 @@ def _run_units(work: Work, todo: list[Unit], actors: int | None, report: Callabl
             report(_progress(tally, len(todo), now - started))
             said = now
     return tally
+
+
+def _yields(units: list[Unit], folder: str) -> dict[str, dict[str, Any]]:
+    """Per directive what was asked for and what came of it, over all units of the job, by what their objects say."""
+
+    def counted(unit: Unit) -> dict[str, int]:
+        footer = tables.footer(storage.join(folder, f"{unit.unit_id}.parquet"))
+        counts: dict[str, int] = json.loads(footer.metadata[b"sdiff.unit"])
+        return {"asked": len(unit.spots), "made": footer.num_rows, **counts}
+
+    totals: dict[str, Counter[str]] = {u.directive: Counter() for u in units}
+    with ThreadPoolExecutor(READERS) as readers:
+        for unit, counts in zip(units, readers.map(counted, units), strict=True):
+            totals[unit.directive].update(counts)
+    return {
+        name: {
+            "asked": total["asked"],
+            "made": total["made"],
+            "attempts": total["attempts"],
+            "made_per_attempt": total["made"] / total["attempts"] if total["attempts"] else None,
+            "near_duplicates": total["near_duplicates"],
+            "rejected": ", ".join(
+                f"{key.removeprefix('rejected: ')} {n}"
+                for key, n in total.most_common()
+                if key.startswith("rejected: ")
+            ),
+        }
+        for name, total in totals.items()
+    }
 
 
 def _progress(tally: Counter[str], n_units: int, seconds: float) -> str:

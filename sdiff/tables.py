@@ -78,6 +78,12 @@ def read(uri: str, name: str, columns: list[str] | None = None, where: ds.Expres
     return dataset(uri, name).to_table(columns=columns, filter=where)
 
 
+def footer(uri: str) -> pq.FileMetaData:
+    """What one object says of itself: rows, row groups, metadata."""
+    fs, path = storage.filesystem(uri)
+    return pq.read_metadata(path, filesystem=fs)
+
+
 @cache
 def _leaves(name: str) -> dict[str, str]:
     """Parquet column path, as the writer's options name it, and physical type of every leaf of a table."""

@@ -213,6 +213,38 @@ def test_without_an_av_a_scenario_is_rejected_and_tried_again(windows: str, tmp_
     assert kept == {"attempts": stats["attempts"], "rejected: no_ego": 6}
 
 
+def test_the_result_says_what_came_of_each_directive(made: tuple[Path, dict[str, object]]) -> None:
+    assert made[1]["directives"] == {
+        name: {"asked": n, "made": n, "attempts": n, "made_per_attempt": 1.0, "near_duplicates": 0, "rejected": ""}
+        for name, n in (("cut_in", 8), ("free", 7))
+    }
+
+
+def test_a_scenario_like_another_of_its_place_is_a_near_duplicate() -> None:
+    def scenario(y_m: float) -> Scenario:
+        return Scenario("s", 0, 0, AgentTokens.unspecified(0), SceneToken(), traffic([0, 20], [0, y_m]), {})
+
+    scenes = [scenario(0.0), scenario(3.0), scenario(0.5), scenario(0.2)]
+    assert near_duplicates(scenes, ["a", "a", "a", "b"]) == 1
+
+
+def test_a_steered_job_makes_what_is_as_severe_as_it_asks(windows: str, tmp_path: Path) -> None:
+    job = tmp_path / "job.yaml"
+    job.write_text("""
+directives:
+  - name: slower_ahead
+    ego: {speed_mps: [6, 10]}
+    agents: [{kind: car, lane: ego, ahead_m: [8, 20], speed_mps: [2, 8]}]
+    severity: {ttc_s: [1.0, 1.5]}
+count: 8
+batch: 4
+""")
+    stats = run(str(job), windows, tmp_path / "out")
+    rows = tables.read(str(tmp_path / "out"), "scenarios", ["target_min_ttc_s", "window_id"]).to_pylist()
+    assert len(rows) == 8 and all(1.0 <= row["target_min_ttc_s"] <= 1.5 for row in rows)
+    assert stats["directives"]["slower_ahead"]["made_per_attempt"] == 1.0  # type: ignore[index]
+
+
 def test_a_job_without_windows_or_output_says_which_option_is_missing(job_file: str) -> None:
     with pytest.raises(JobFileError, match=r"job\.yaml: places\.windows \(option --windows\)"):
         generate.run(job_file, output="x", load_model=load_stand_in)

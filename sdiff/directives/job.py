@@ -31,8 +31,8 @@ HALF_M = WINDOW_M / 2
 TOP_SPEED_MPS = 70.0
 
 
-UNITS_LEAST, UNIT_MOST = 64, 1024
-"""A large job has at least so many units, of at most so many scenarios."""
+UNITS_LEAST, UNIT_MOST = 64, 8192
+"""A large job has at least so many units, of at most so many scenarios: 70 MB of some 10 agents each."""
 
 ANYWHERE = Wanted()
 NOTHING_AMISS = Accept()

@@ -23,33 +23,32 @@ from sdiff.scene import STEPS_FUTURE, STEPS_PAST, Agents, AgentTokens, SceneToke
 from sdiff.span import Span
 from sdiff.tokens import END_S
 
-MOST_DRAWS = 400
-"""Draws of a directive's ranges until one promises what is wanted."""
+DRAWS, DRAWS_FOR_SEVERITY = 10, 400
+"""Draws of a directive's ranges until one fits the place, and until one promises what is wanted."""
 INWARD = 0.2
 """What is promised lies this share of the wanted range inside its ends: scenes miss what is asked by a little."""
 
 
 def steered(directive: Directive, place: Place, logs: Logs, rng: np.random.Generator) -> tuple[AgentTokens, SceneToken]:
-    """As `resolve`, with ranges drawn until what the tokens say has a time to collision inside the wanted range.
+    """As `resolve`, with ranges drawn until they fit the place and promise the severity that the directive wants.
 
-    So every combination of values that has it is as likely as the directive makes it. The AV follows its lane where its
-    end is not given. Raises DoesNotFit where no draw has it.
+    That is a time to collision inside the wanted range, by what the tokens say; every combination of values that has it
+    is as likely as the directive makes it. The AV then follows its lane where its end is not given. Raises DoesNotFit
+    where no draw will do.
     """
     wanted = directive.severity.ttc_s
-    if wanted is None:
-        return resolve(directive, place, logs, rng)
-    if isinstance(directive.ego, Agent) and directive.ego.end in (None, "free"):
+    margin = 0.0 if wanted is None else INWARD * (wanted.high - wanted.low)
+    inside = None if wanted is None else Span(wanted.low + margin, wanted.high - margin)
+    if inside is not None and isinstance(directive.ego, Agent) and directive.ego.end in (None, "free"):
         directive = replace(directive, ego=replace(directive.ego, end=End(pose=OnLane(("ego",)))))
-    margin = INWARD * (wanted.high - wanted.low)
-    inside = Span(wanted.low + margin, wanted.high - margin)
     misfit = DoesNotFit("severity_out_of_reach")
-    for _ in range(MOST_DRAWS):
+    for _ in range(DRAWS if inside is None else DRAWS_FOR_SEVERITY):
         try:
             drawn = resolve(directive, place, logs, rng)
         except DoesNotFit as error:
             misfit = error
             continue
-        if inside.contains(promised_ttc_s(drawn[0])):
+        if inside is None or inside.contains(promised_ttc_s(drawn[0])):
             return drawn
     raise misfit
 

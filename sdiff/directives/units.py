@@ -19,13 +19,15 @@ from sdiff.directives.judging import judge
 from sdiff.directives.search import Found, Spot, chunks
 from sdiff.directives.steering import steered
 from sdiff.maps.places import Place
-from sdiff.metrics.matching import token_index
+from sdiff.metrics.matching import alike, token_index
 from sdiff.metrics.safety import found_columns, scenario_columns
 from sdiff.scene import BEV_PIXELS, MAP_CHANNELS, Agents, AgentTokens, Sample, SceneToken
 
 DRIVABLE = MAP_CHANNELS.index("drivable_area")
-DRAWS = 10
-"""Draws of a directive's ranges until one fits the place."""
+COMPARED = 8
+"""A scenario is compared with that many others of its directive and place."""
+BATCHES_AT_ONCE = 16
+"""A unit is made in slices of that many batches, so that its maps need not be in memory all at once."""
 
 NoiseKey = tuple[int, str, int]
 
@@ -88,14 +90,15 @@ class Request:
 
 @dataclass(frozen=True)
 class Scenario:
-    """One that was accepted. found: the boxes that its agents were chosen from."""
+    """One that was accepted. measured: columns of `scenarios` that are computed from it."""
 
-    request: Request
+    scenario_id: str
+    number: int
     attempt: int
     tokens: AgentTokens
     scene: SceneToken
     agents: Agents
-    found: Agents
+    measured: dict[str, float | bool]
 
 
 def job_id(job: Job, windows: list[str], model_id: str) -> str:
@@ -157,9 +160,9 @@ def sampler_name(job: Job) -> str:
 def make(
     model: Sampler, job: Job, directive: Directive, requests: list[Request]
 ) -> tuple[list[Scenario], Counter[str]]:
-    """The scenarios of a unit that are accepted, and counts: attempts, rejections by reason, agents left out.
+    """Those of some requests of a unit that are accepted, and counts: attempts, rejections by reason, agents left out.
 
-    Rejected ones are tried again with other noise. A batch holds this unit's scenarios only, and is always full.
+    Rejected ones are tried again with other noise. A batch holds these requests only, and is always full.
     """
     tally: Counter[str] = Counter(attempts=0)
     wanted: dict[int, tuple[AgentTokens, SceneToken]] = {}
@@ -181,20 +184,16 @@ def make(
                     tally[f"rejected: {verdict.rejected}"] += 1
                     continue
                 tally += Counter({f"agents left out: {why}": n for why, n in verdict.left_out.items()})
-                accepted[i] = Scenario(requests[i], attempt, *wanted[i], verdict.agents, made.found)
+                measured = scenario_columns(verdict.agents, wanted[i][0], drivable) | found_columns(made.found)
+                accepted[i] = Scenario(
+                    requests[i].scenario_id, requests[i].number, attempt, *wanted[i], verdict.agents, measured
+                )
     return [accepted[i] for i in sorted(accepted)], tally
 
 
 def _tokens(directive: Directive, request: Request, seed: int) -> tuple[AgentTokens, SceneToken]:
     digest = hashlib.sha256(f"{seed}:{directive.name}:{request.number}".encode()).digest()
-    rng = np.random.default_rng(np.frombuffer(digest, np.uint32))
-    for draw in range(DRAWS):
-        try:
-            return steered(directive, request.place, request.logs, rng)
-        except DoesNotFit:
-            if draw == DRAWS - 1:
-                raise
-    raise AssertionError
+    return steered(directive, request.place, request.logs, np.random.default_rng(np.frombuffer(digest, np.uint32)))
 
 
 def _sample(
@@ -220,16 +219,24 @@ def _sample(
     return list(zip(members, samples, strict=False))
 
 
+def near_duplicates(scenarios: list[Scenario], places: list[str]) -> int:
+    """How many scenarios are like one of the last COMPARED before them at the same place. places: one per scenario."""
+    seen: dict[str, list[Agents]] = {}
+    count = 0
+    for scenario, place in zip(scenarios, places, strict=True):
+        before = seen.setdefault(place, [])
+        count += any(alike(scenario.agents, other) for other in before[-COMPARED:])
+        before.append(scenario.agents)
+    return count
+
+
 def scenario_table(
     job: Job, job_id: str, model_id: str, unit: Unit, scenarios: list[Scenario], provenance: list[dict[str, Any]]
 ) -> pa.Table:
     """The unit's object of the table scenarios. provenance: per scenario, the columns that its window lends."""
-    measured = [
-        scenario_columns(s.agents, s.tokens, s.request.map_bev[DRIVABLE]) | found_columns(s.found) for s in scenarios
-    ]
     schema = schemas.arrow_schema("scenarios")
     data: dict[str, Any] = {
-        "scenario_id": [s.request.scenario_id for s in scenarios],
+        "scenario_id": [s.scenario_id for s in scenarios],
         "attempt": [s.attempt for s in scenarios],
         "tokens": columns.tokens_to_arrow([s.tokens for s in scenarios]),
         "scene_token": columns.scene_tokens_to_arrow([s.scene for s in scenarios]),
@@ -248,7 +255,8 @@ def scenario_table(
     for f in schema:
         if f.name in data:
             continue
-        values = [row[f.name] for row in (provenance if provenance and f.name in provenance[0] else measured)]
+        lent = bool(provenance) and f.name in provenance[0]
+        values = [row[f.name] for row in (provenance if lent else [s.measured for s in scenarios])]
         data[f.name] = pa.array(values, f.type, from_pandas=True)  # NaN becomes null
     return pa.table(
         [v if isinstance(v, pa.Array) else pa.array(v, f.type) for f in schema for v in [data[f.name]]], schema=schema

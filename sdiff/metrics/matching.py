@@ -59,6 +59,16 @@ def token_index(tokens: AgentTokens, agents: Agents) -> NDArray[np.int32]:
     return index
 
 
+def alike(a: Agents, b: Agents) -> bool:
+    """Whether two scenes of one place have the same agents at t0, each within 1 m and 0.1 rad of its counterpart."""
+    if len(a) != len(b):
+        return False
+    there = AgentTokens.unspecified(len(a))
+    for name in ("x_m", "y_m", "heading_rad"):
+        getattr(there, name)[:] = at_t0(getattr(a, name))
+    return bool((match_tokens(there, b, *TIGHT) >= 0).all())
+
+
 def match_rate(tokens: AgentTokens, matched: NDArray[np.int64]) -> float:
     """Share of the tokens with a position that an agent fulfils; NaN without such tokens.
 
