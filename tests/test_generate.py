@@ -15,11 +15,13 @@ import pyarrow.parquet as pq
 import pytest
 import ray
 from crossroads import TokensDriveOn, load_stand_in, write_windows
+from traffic import traffic
 
 from pipelines import generate
 from sdiff import columns, storage, tables
 from sdiff.directives.job import JobFileError
-from sdiff.scene import STEPS_PAST
+from sdiff.directives.units import Scenario, near_duplicates
+from sdiff.scene import STEPS_PAST, AgentTokens, SceneToken
 
 JOB = """
 name: test
