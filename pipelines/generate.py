@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pyarrow.compute as pc
 
 import sdiff
 from pipelines import cluster
@@ -25,12 +26,14 @@ from sdiff.directives.search import Maps, Spot, chunks, find, place_of, spots_of
 from sdiff.directives.units import (
     BATCHES_AT_ONCE,
     PROVENANCE,
+    Asked,
     Request,
     Sampler,
     Scenario,
     Unit,
     job_id,
     make,
+    make_again,
     map_image,
     near_duplicates,
     places_wanted,
@@ -108,6 +111,60 @@ def run(
         "seconds": round(time.monotonic() - started, 2),
         **dict(sorted(tally.items())),
         "directives": _yields(units, folder),
+    }
+
+
+def again(
+    scenario_id: str,
+    output: str,
+    windows: str,
+    *,
+    model: str | None = None,
+    device: str | None = None,
+    load_model: LoadModel = load_checkpoint,
+) -> dict[str, Any]:
+    """Make one scenario of the tables at `output` again from its row, and compare.
+
+    Returns its id, whether it has the same agents, and by how much they differ at most [m]. Raises TableError where
+    there is no such scenario, or the model is another one.
+    """
+    row = _scenario(output, scenario_id)
+    loaded = load_model(model, device or default_device())
+    if loaded.model_id != row["model_id"]:
+        raise tables.TableError(
+            f"{scenario_id} was made by model {row['model_id']}, found {loaded.model_id}; give its --model"
+        )
+    jobs = tables.read(output, "jobs", ["job"], pc.field("job_id") == row["job_id"])
+    if not jobs.num_rows:
+        raise tables.TableError(f"table jobs at {output} has no job {row['job_id']}, which made {scenario_id}")
+    (place,) = _rows(list(spots_of(storage.absolute(windows), [row["window_id"]]).values()), ("map_bev",))
+    asked = Asked(scenario_id, map_image(place["map_bev"]), row["tokens"], row["scene"])
+    agents = make_again(loaded, json.loads(jobs["job"][0].as_py()), asked, row["attempt"])
+    before: Agents = row["agents"]
+    alike = len(agents) == len(before) and bool((agents.kind == before.kind).all())
+    off = [np.abs(getattr(agents, name) - getattr(before, name)).max(initial=0.0) for name in ("x_m", "y_m") if alike]
+    return {
+        "scenario_id": scenario_id,
+        "same_agents": alike,
+        "differs_by_m": float(max(off)) if alike else None,
+        "n_agents": len(agents),
+        "n_agents_before": len(before),
+    }
+
+
+def _scenario(output: str, scenario_id: str) -> dict[str, Any]:
+    """What the row of a scenario says of how it was made, and its agents."""
+    plain = ["job_id", "model_id", "window_id", "attempt"]
+    rows = tables.read(
+        output, "scenarios", [*plain, "tokens", "scene_token", "agents"], pc.field("scenario_id") == scenario_id
+    )
+    if not rows.num_rows:
+        raise tables.TableError(f"table scenarios at {output} has no scenario {scenario_id}")
+    return {
+        **{name: rows[name][0].as_py() for name in plain},
+        "tokens": columns.tokens_from_arrow(rows["tokens"])[0],
+        "scene": columns.scene_tokens_from_arrow(rows["scene_token"])[0],
+        "agents": columns.agents_from_arrow(rows["agents"])[0],
     }
 
 

@@ -283,7 +283,7 @@ def train(
 
 @command
 def generate(
-    job: Annotated[str, typer.Argument(metavar="JOB.yaml", help="What to generate; see examples/.")],
+    job: Annotated[str | None, typer.Argument(metavar="JOB.yaml", help="What to generate; see examples/.")] = None,
     windows: Annotated[str | None, typer.Option(metavar="URI", help="Table that lends the places.")] = None,
     where: Annotated[
         str | None, typer.Option(metavar="SQL", help="Which of its windows, such as region = 'x'.")
@@ -294,12 +294,23 @@ def generate(
     output: Annotated[str | None, typer.Option(metavar="URI", help="Parent of table scenarios.")] = None,
     actors: Annotated[int | None, typer.Option(min=1, help="Processes with the model; one per GPU or core.")] = None,
     device: Annotated[Literal["cuda", "cpu"] | None, typer.Option(help="What is there, unless given.")] = None,
+    scenario: Annotated[
+        str | None, typer.Option(metavar="ID", help="Make this one of OUTPUT again from its row, and compare.")
+    ] = None,
 ) -> Result:
     """Generate scenarios in bulk, as a job file directs.
 
     Run again to go on with a job that was stopped. Options override the job file.
     """
+    if (job is None) == (scenario is None):
+        raise typer.BadParameter("expected either a job file, or --scenario with --output and --windows")
     from pipelines import generate
+
+    if scenario is not None:
+        if output is None or windows is None:
+            raise typer.BadParameter("--scenario needs --output, where its tables are, and --windows")
+        return generate.again(scenario, output, windows, model=model, device=device)
+    assert job is not None
 
     return generate.run(
         job,

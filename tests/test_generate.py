@@ -222,6 +222,14 @@ def test_the_result_says_what_came_of_each_directive(made: tuple[Path, dict[str,
     }
 
 
+def test_a_scenario_is_made_again_from_its_row(made: tuple[Path, dict[str, object]], windows: str) -> None:
+    one = tables.read(str(made[0]), "scenarios", ["scenario_id", "n_agents"]).to_pylist()[5]
+    found = generate.again(one["scenario_id"], str(made[0]), windows, device="cpu", load_model=load_stand_in)
+    assert found["same_agents"] and found["differs_by_m"] == 0.0 and found["n_agents"] == one["n_agents"]
+    with pytest.raises(tables.TableError, match="has no scenario nobody"):
+        generate.again("nobody", str(made[0]), windows, device="cpu", load_model=load_stand_in)
+
+
 def test_a_scenario_like_another_of_its_place_is_a_near_duplicate() -> None:
     def scenario(y_m: float) -> Scenario:
         return Scenario("s", 0, 0, AgentTokens.unspecified(0), SceneToken(), traffic([0, 20], [0, y_m]), {})

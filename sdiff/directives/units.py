@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections import Counter
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -15,13 +15,14 @@ import sdiff
 from sdiff import columns, tables
 from sdiff.directives.directive import Directive, DoesNotFit, Logs
 from sdiff.directives.job import Job
-from sdiff.directives.judging import judge
+from sdiff.directives.judging import Accept, Verdict, judge
 from sdiff.directives.search import Found, Spot, chunks
 from sdiff.directives.steering import steered
 from sdiff.maps.places import Place
 from sdiff.metrics.matching import alike, token_index
 from sdiff.metrics.safety import found_columns, scenario_columns
 from sdiff.scene import BEV_PIXELS, MAP_CHANNELS, Agents, AgentTokens, Sample, SceneToken
+from sdiff.span import Span
 
 DRIVABLE = MAP_CHANNELS.index("drivable_area")
 COMPARED = 8
@@ -86,6 +87,15 @@ class Request:
     place: Place
     map_bev: NDArray[np.uint8]
     logs: Logs
+
+
+class Asked(NamedTuple):
+    """What the model is asked for in one scenario."""
+
+    scenario_id: str
+    map_bev: NDArray[np.uint8]
+    tokens: AgentTokens
+    scene: SceneToken
 
 
 @dataclass(frozen=True)
@@ -165,30 +175,53 @@ def make(
     Rejected ones are tried again with other noise. A batch holds these requests only, and is always full.
     """
     tally: Counter[str] = Counter(attempts=0)
-    wanted: dict[int, tuple[AgentTokens, SceneToken]] = {}
+    wanted: dict[int, Asked] = {}
     for i, request in enumerate(requests):
         try:
-            wanted[i] = _tokens(directive, request, job.seed)
+            tokens, scene = _tokens(directive, request, job.seed)
         except DoesNotFit as error:
             tally[f"rejected: {error.reason}"] += 1
+            continue
+        wanted[i] = Asked(request.scenario_id, request.map_bev, tokens, scene)
     accepted: dict[int, Scenario] = {}
     for attempt in range(job.attempts):
         pending = [i for i in wanted if i not in accepted]
         for a, b in chunks(len(pending), job.batch):
-            for i, made in _sample(model, job, requests, wanted, pending[a:b], attempt):
+            samples = _sample(model, job, [wanted[i] for i in pending[a:b]], attempt)
+            for i, made in zip(pending[a:b], samples, strict=True):
                 tally["attempts"] += 1
-                agents = replace(made.agents, token_index=token_index(wanted[i][0], made.agents))
-                drivable = requests[i].map_bev[DRIVABLE]
-                verdict = judge(agents, wanted[i][0], drivable, job.accept, directive.severity.ttc_s)
+                asked = wanted[i]
+                verdict = _judged(made, asked, job, directive.severity.ttc_s)
                 if verdict.rejected:
                     tally[f"rejected: {verdict.rejected}"] += 1
                     continue
                 tally += Counter({f"agents left out: {why}": n for why, n in verdict.left_out.items()})
-                measured = scenario_columns(verdict.agents, wanted[i][0], drivable) | found_columns(made.found)
+                measured = scenario_columns(verdict.agents, asked.tokens, asked.map_bev[DRIVABLE])
                 accepted[i] = Scenario(
-                    requests[i].scenario_id, requests[i].number, attempt, *wanted[i], verdict.agents, measured
+                    asked.scenario_id,
+                    requests[i].number,
+                    attempt,
+                    asked.tokens,
+                    asked.scene,
+                    verdict.agents,
+                    measured | found_columns(made.found),
                 )
     return [accepted[i] for i in sorted(accepted)], tally
+
+
+def _judged(made: Sample, asked: Asked, job: Job, ttc_s: Span | None = None) -> Verdict:
+    agents = replace(made.agents, token_index=token_index(asked.tokens, made.agents))
+    return judge(agents, asked.tokens, asked.map_bev[DRIVABLE], job.accept, ttc_s)
+
+
+def make_again(model: Sampler, told: dict[str, Any], asked: Asked, attempt: int) -> Agents:
+    """The agents of a scenario that was accepted, from what its row says. told: its job, as table jobs has it.
+
+    Sampled in a batch as large as then, since other sizes give other bits.
+    """
+    kept = {key: told[key] for key in ("seed", "sampler", "steps", "rules", "min_score", "batch")}
+    job = Job("", **kept, accept=Accept(**told["accept"]))
+    return _judged(_sample(model, job, [asked], attempt)[0], asked, job).agents
 
 
 def _tokens(directive: Directive, request: Request, seed: int) -> tuple[AgentTokens, SceneToken]:
@@ -196,27 +229,21 @@ def _tokens(directive: Directive, request: Request, seed: int) -> tuple[AgentTok
     return steered(directive, request.place, request.logs, np.random.default_rng(np.frombuffer(digest, np.uint32)))
 
 
-def _sample(
-    model: Sampler,
-    job: Job,
-    requests: list[Request],
-    wanted: dict[int, tuple[AgentTokens, SceneToken]],
-    members: list[int],
-    attempt: int,
-) -> list[tuple[int, Sample]]:
-    full = members + members[-1:] * (job.batch - len(members))
+def _sample(model: Sampler, job: Job, asked: list[Asked], attempt: int) -> list[Sample]:
+    """A sample for each of at most job.batch."""
+    full = asked + asked[-1:] * (job.batch - len(asked))
     samples = model.sample(
-        np.stack([requests[i].map_bev for i in full]),
-        [wanted[i][0] for i in full],
-        [wanted[i][1] for i in full],
-        [(job.seed, requests[i].scenario_id, attempt) for i in full],
+        np.stack([a.map_bev for a in full]),
+        [a.tokens for a in full],
+        [a.scene for a in full],
+        [(job.seed, a.scenario_id, attempt) for a in full],
         sampler=job.sampler,
         steps=job.steps,
         min_score=job.min_score,
         rules=job.rules,
         collisions=job.accept.collision,
     )
-    return list(zip(members, samples, strict=False))
+    return samples[: len(asked)]
 
 
 def near_duplicates(scenarios: list[Scenario], places: list[str]) -> int:
