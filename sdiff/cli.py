@@ -238,6 +238,24 @@ def ingest(
 
 
 @command
+def mine(
+    windows: Windows,
+    output: Output,
+    workers: Workers = 1,
+    runner_options: Annotated[
+        list[str] | None, typer.Argument(metavar="[-- RUNNER OPTIONS]", help="Beam pipeline options, after --.")
+    ] = None,
+) -> Result:
+    """Find interactions in windows, measure how severe they are, and write each as a directive.
+
+    Writes the tables interactions and directives.
+    """
+    from pipelines import mine
+
+    return mine.run(windows, output, workers=workers, beam_args=tuple(runner_options or ()))
+
+
+@command
 def train(
     stage: Annotated[Literal["autoencoder", "denoiser"], typer.Argument(help="Which of the two networks.")],
     windows: Windows,
