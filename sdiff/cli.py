@@ -368,11 +368,14 @@ def render(
         str | None,
         typer.Option(metavar="URI", help="Table windows; with --scenarios each is drawn above its scenario."),
     ] = None,
-    limit: Annotated[int, typer.Option(min=1, help="How many, spread evenly over the table.")] = 24,
+    interactions: Annotated[
+        str | None, typer.Option(metavar="URI", help="Table interactions of --windows: a page per kind.")
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, help="How many (of a kind), spread evenly over the table.")] = 24,
     id: Annotated[list[str] | None, typer.Option(metavar="ID", help="Draw this row; may be repeated.")] = None,
     animate: Annotated[Literal["webp", "gif"] | None, typer.Option(help="Animate each as well.")] = None,
 ) -> Result:
-    """Draw scenarios, or windows.
+    """Draw scenarios, windows or interactions.
 
     Writes a picture of each, animations if asked, and a contact sheet of all.
     """
@@ -380,6 +383,13 @@ def render(
         raise typer.BadParameter("nothing to draw: give --scenarios, --windows or both")
     from sdiff import view
 
+    if interactions is not None:
+        if windows is None or scenarios is not None:
+            raise typer.BadParameter("--interactions needs the --windows they were found in, and nothing else")
+        pages = view.render_interactions(
+            interactions, windows, output=output, per_kind=limit, animate=animate is not None
+        )
+        return {"output": output, "files": len(pages)}
     written = view.render(scenarios, windows, output=output, limit=limit, ids=id, animate=(animate,) if animate else ())
     return {"output": output, "files": len(written), "contact_sheet": written[-1]}
 

@@ -29,7 +29,7 @@ SEVERE = {
     "pet < 1 s": ("min_pet_s", -np.inf, 1.0),
     "drac > 3.4 m/s2": ("max_drac_mps2", 3.4, np.inf),
 }
-"""What a count calls severe, by column and open interval: below 1.5 s to collision (the bound of SSAM, FHWA-HRT-08-051),
+"""What a count calls severe, by column and open interval: below 1.5 s to collision (as SSAM, FHWA-HRT-08-051),
 below 1 s of post-encroachment time, and more than 3.4 m/s2 needed to avoid a crash (Archer 2005)."""
 
 Row = dict[str, Any]

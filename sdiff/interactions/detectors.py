@@ -161,16 +161,11 @@ def bus_or_truck_turning_across(w: AlongWay) -> Iterator[Moment]:
 
 def unprotected_left(w: AlongWay) -> Iterator[Moment]:
     """One turns left across the way of the other, who comes towards it and goes straight on."""
-    for j, first, second, step in _conflicts(w):
+    for j, _, _, step in _conflicts(w):
         for turns, straight in ((j, w.ego), (w.ego, j)):
             start = int(np.flatnonzero(w.agents.valid[turns] & w.agents.valid[straight])[0])
             facing = wrap_angle(w.agents.heading_rad[turns, start] - w.agents.heading_rad[straight, start] - np.pi)
-            if (
-                w.yaw_rad[turns] >= TURN_RAD
-                and abs(w.yaw_rad[straight]) < TURN_RAD
-                and abs(float(facing)) < np.pi / 4
-                and _is_across(_angle(w, first, second))
-            ):
+            if w.yaw_rad[turns] >= TURN_RAD and abs(w.yaw_rad[straight]) < TURN_RAD and abs(float(facing)) < np.pi / 4:
                 yield Moment("unprotected_left", turns, straight, step)
 
 
