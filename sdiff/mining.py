@@ -83,8 +83,9 @@ def mine_object(windows_object: str, output: str, maps: Maps, objects: dict[str,
         schema = schemas.arrow_schema(table)
         columns = {f.name: [r[f.name] for r in found[table]] for f in schema}
         arrays = [pa.array(columns[f.name], f.type, from_pandas=True) for f in schema]  # NaN becomes null
-        tables.write(pa.Table.from_arrays(arrays, schema=schema), table, output, name)
-    counts = _counts(found["interactions"], len(rows))
+        made = pa.Table.from_arrays(arrays, schema=schema)
+        tables.write(made, table, output, name)
+    counts = _counts(made.to_pylist(), len(rows))
     _log.info("%s: %d windows, %d interactions", windows_object, len(rows), counts["interactions"])
     return counts + Counter({"objects": 1, "directives": len(found["directives"])})
 

@@ -80,10 +80,13 @@ class AlongWay:
     def _frenet(self) -> tuple[Array, Array, Array]:
         x, y, heading = self.in_map
         assert self.way is not None
-        s, lateral, direction = project(self.way, np.stack([x.ravel(), y.ravel()], 1))
-        s, lateral, direction = (v.reshape(x.shape) for v in (s, lateral, direction))
-        away = ~self.agents.valid | (s <= self.way.s_m[0]) | (s >= self.way.s_m[-1])
-        return s, np.where(away, FAR_M, lateral), wrap_angle(heading - direction)
+        seen = self.agents.valid
+        s, lateral, angle = np.zeros(x.shape), np.full(x.shape, FAR_M), np.zeros(x.shape)
+        s[seen], offset, direction = project(self.way, np.stack([x[seen], y[seen]], 1))
+        away = (s[seen] <= self.way.s_m[0]) | (s[seen] >= self.way.s_m[-1])
+        lateral[seen] = np.where(away, FAR_M, offset)
+        angle[seen] = wrap_angle(heading[seen] - direction)
+        return s, lateral, angle
 
     @property
     def s_m(self) -> Array:

@@ -9,11 +9,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sdiff import STEP_S
+from sdiff import STEP_S, WINDOW_M
 from sdiff.geometry import wrap_angle
 from sdiff.interactions.along_way import AlongWay, Mask, entries
 from sdiff.logs.driving_log import LIGHT_STATES
-from sdiff.maps.lanes import LanePosition
 from sdiff.scene import STEPS_PAST
 
 FOLLOWS_S = 3.0
@@ -37,6 +36,8 @@ TURN_RAD = np.radians(25)
 PARALLEL_RAD = np.radians(20)
 CROSSING_RAD = np.radians(45)
 """Ways cross where their directions differ by more, and by less than the rest to a half turn [rad]."""
+SAME_PLACE_M, SAME_WAY_RAD = 2.5, np.radians(30)
+"""Two that drive over one place in one direction are less than a lane's width apart, and this parallel [m, rad]."""
 NEAR_M = 40.0
 ARRIVES_S, WAITS_M = 4.0, 10.0
 """Who steps into the AV's way matters where the AV would be there within 4 s, or stands within 10 m of it."""
@@ -75,16 +76,14 @@ def find(window: AlongWay) -> list[Moment]:
 def cut_in(w: AlongWay) -> Iterator[Moment]:
     """A vehicle comes from a lane beside the AV's into it, ahead of the AV and close enough to be followed."""
     for j, step in _comes_in(w):
-        lane = _lane_before(w, j, step)
-        if lane is None or not _joins(w, lane):
+        if _from_beside(w, j, step):
             yield Moment("cut_in", j, w.ego, step)
 
 
 def merging(w: AlongWay) -> Iterator[Moment]:
-    """A vehicle comes into the AV's lane, as `cut_in`, from a lane that ends in the AV's."""
+    """A vehicle comes into the AV's lane, as `cut_in`, from another direction or a lane that ends in the AV's."""
     for j, step in _comes_in(w):
-        lane = _lane_before(w, j, step)
-        if lane is not None and _joins(w, lane):
+        if not _from_beside(w, j, step):
             yield Moment("merging", j, w.ego, step)
 
 
@@ -120,7 +119,7 @@ def tailgating(w: AlongWay) -> Iterator[Moment]:
 def stopped_in_lane(w: AlongWay) -> Iterator[Moment]:
     """A vehicle stands in the AV's lane ahead of the moving AV, neither in a queue nor before a junction."""
     seen = w.agents.valid
-    stands = (np.where(seen, w.speed_mps, 0.0).max(1) < STANDS_MPS) & (seen.sum(1) > 2 * STEPS_PAST / 2) & w.vehicle
+    stands = (np.where(seen, w.speed_mps, 0.0).max(1) < STANDS_MPS) & (seen.sum(1) > STEPS_PAST) & w.vehicle
     t0 = STEPS_PAST
     moving = w.speed_mps[w.ego]
     for j in np.flatnonzero(stands & w.in_strip[:, t0] & seen[:, t0]).tolist():
@@ -172,7 +171,7 @@ def unprotected_left(w: AlongWay) -> Iterator[Moment]:
 def crossing_paths(w: AlongWay) -> Iterator[Moment]:
     """The ways of the AV and of a vehicle cross, and one is there soon after the other."""
     for j, first, second, step in _conflicts(w):
-        if _is_across(_angle(w, first, second)):
+        if _is_across(_angle(w, first, second)) and not _share_a_lane(w, j) and _on_one_level(w, first, second):
             yield Moment("crossing_paths", j, w.ego, step)
 
 
@@ -247,7 +246,8 @@ def _comes_in(w: AlongWay) -> Iterator[tuple[int, int]]:
         t = int(step[j])
         after = w.agents.valid[j, t:]
         before = max(t - SHIFT_STEPS, int(np.argmax(w.agents.valid[j])))
-        if not (w.in_lane[j, t:] | ~after).all() or w.speed_mps[w.ego, t] < MOVES_MPS:
+        stays = (w.in_lane[j, t:] | ~after).all() and not w.in_lane[j, :t].any()
+        if not stays or w.speed_mps[w.ego, t] < MOVES_MPS:
             continue
         later = min(t + SHIFT_STEPS, int(np.flatnonzero(w.agents.valid[j])[-1]))
         shift = abs(w.lateral_m[j, before]) - abs(w.lateral_m[j, later])
@@ -256,17 +256,17 @@ def _comes_in(w: AlongWay) -> Iterator[tuple[int, int]]:
             yield j, t
 
 
-def _lane_before(w: AlongWay, j: int, step: int) -> LanePosition | None:
-    """The lane from which an agent came."""
-    seen = np.flatnonzero(w.agents.valid[j, :step])
-    return w.lane_at(j, int(max(seen[0], step - SHIFT_STEPS))) if len(seen) else None
-
-
-def _joins(w: AlongWay, lane: LanePosition) -> bool:
-    """Whether a lane leads into the AV's way within JOINS_M, rather than running beside it."""
+def _from_beside(w: AlongWay, j: int, step: int) -> bool:
+    """Whether an agent that comes into the AV's lane was in a lane beside it, which does not end in the AV's way."""
     assert w.way is not None
-    here = lane.lane in w.way.lanes
-    return here or any(set(p.lanes) & set(w.way.lanes) for p in w.place.graph.paths(lane, JOINS_M))
+    seen = np.flatnonzero(w.agents.valid[j, :step])
+    before = int(max(seen[0], step - SHIFT_STEPS))
+    if abs(float(w.angle_rad[j, before])) > PARALLEL_RAD:
+        return False
+    lane = w.lane_at(j, before)
+    if lane is None:
+        return True
+    return not any(set(p.lanes) & set(w.way.lanes) for p in w.place.graph.paths(lane, JOINS_M))
 
 
 def _next_in_lane(w: AlongWay, ahead: bool) -> Mask:
@@ -281,6 +281,10 @@ def _waits(w: AlongWay, j: int) -> bool:
     assert w.way is not None
     t = STEPS_PAST
     front = w.s_m[j, t] + w.agents.length_m[j] / 2
+    beyond = w.agents.length_m[j] / 2 + QUEUE_M
+    c, s = np.cos(w.agents.heading_rad[j, t]), np.sin(w.agents.heading_rad[j, t])
+    if max(abs(w.agents.x_m[j, t] + c * beyond), abs(w.agents.y_m[j, t] + s * beyond)) > WINDOW_M / 2:
+        return True  # who stands ahead of it would not be seen
     ahead = w.in_strip[:, t] & (w.s_m[:, t] > w.s_m[j, t]) & (w.s_m[:, t] - w.agents.length_m / 2 < front + QUEUE_M)
     if ahead.any():
         return True
@@ -313,6 +317,20 @@ def _conflicts(w: AlongWay) -> Iterator[tuple[int, tuple[int, int], tuple[int, i
 def _angle(w: AlongWay, first: tuple[int, int], second: tuple[int, int]) -> float:
     heading = w.agents.heading_rad
     return float(wrap_angle(heading[first] - heading[second]))
+
+
+def _share_a_lane(w: AlongWay, j: int) -> bool:
+    """Whether the AV and an agent drive over one place in one direction: behind each other, they part or merge."""
+    a, i = w.agents, w.ego
+    close = np.hypot(np.subtract.outer(a.x_m[i], a.x_m[j]), np.subtract.outer(a.y_m[i], a.y_m[j])) < SAME_PLACE_M
+    along = np.abs(wrap_angle(np.subtract.outer(a.heading_rad[i], a.heading_rad[j]))) < SAME_WAY_RAD
+    return bool((close & along & np.logical_and.outer(a.valid[i], a.valid[j])).any())
+
+
+def _on_one_level(w: AlongWay, first: tuple[int, int], second: tuple[int, int]) -> bool:
+    """Whether two agents that cross do so in a junction or off the lanes; elsewhere one lane leads over the other."""
+    lanes = [w.lane_at(*pose) for pose in (first, second)]
+    return any(lane is None or bool(w.place.graph.map.in_junction[lane.lane]) for lane in lanes)
 
 
 def _is_across(angle_rad: float) -> bool:
