@@ -384,8 +384,8 @@ def render(
     from sdiff import view
 
     if interactions is not None:
-        if windows is None or scenarios is not None:
-            raise typer.BadParameter("--interactions needs the --windows they were found in, and nothing else")
+        if windows is None or scenarios is not None or id is not None or animate == "gif":
+            raise typer.BadParameter("--interactions goes with --windows, --limit and --animate webp alone")
         pages = view.render_interactions(
             interactions, windows, output=output, per_kind=limit, animate=animate is not None
         )

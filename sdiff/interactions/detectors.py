@@ -28,6 +28,8 @@ HARD_BRAKING_MPS2 = 3.4
 BRAKING_STEPS = 5
 """Braking is the loss of speed over half a second: single differences of tracked speeds are noise."""
 MOVES_MPS, STANDS_MPS = 1.0, 0.3
+PARKS_MPS = 7.0
+"""Nobody drives so fast in a car park, where lanes bind little [m/s]."""
 SHIFT_M = 1.0
 """Who comes into a lane moves sideways by at least this much [m]."""
 SHIFT_STEPS = 15
@@ -38,7 +40,10 @@ CROSSING_RAD = np.radians(45)
 """Ways cross where their directions differ by more, and by less than the rest to a half turn [rad]."""
 SAME_PLACE_M, SAME_WAY_RAD = 2.5, np.radians(30)
 """Two that drive over one place in one direction are less than a lane's width apart, and this parallel [m, rad]."""
-NEAR_M = 40.0
+AROUND_M = 25.0
+"""How far the lanes before and after a junction reach at least, from anywhere in it [m]."""
+NEAR_M = 20.0
+"""A slow AV too comes near to what stands this far ahead of it [m]."""
 ARRIVES_S, WAITS_M = 4.0, 10.0
 """Who steps into the AV's way matters where the AV would be there within 4 s, or stands within 10 m of it."""
 QUEUE_M, JUNCTION_M = 12.0, 25.0
@@ -117,17 +122,17 @@ def tailgating(w: AlongWay) -> Iterator[Moment]:
 
 
 def stopped_in_lane(w: AlongWay) -> Iterator[Moment]:
-    """A vehicle stands in the AV's lane ahead of the moving AV, neither in a queue nor before a junction."""
+    """A vehicle stands on the middle of the AV's lane, ahead of the moving AV, neither in a queue nor at a junction."""
     seen = w.agents.valid
     stands = (np.where(seen, w.speed_mps, 0.0).max(1) < STANDS_MPS) & (seen.sum(1) > STEPS_PAST) & w.vehicle
     t0 = STEPS_PAST
     moving = w.speed_mps[w.ego]
-    for j in np.flatnonzero(stands & w.in_strip[:, t0] & seen[:, t0]).tolist():
+    for j in np.flatnonzero(stands & (w.beside_m[:, t0] < 0) & seen[:, t0]).tolist():
         coming = (
             (moving > 2.0)
             & (w.ahead_m[j] > 0)
             & (w.gap_m[j] > 0)
-            & (w.gap_m[j] < np.maximum(2 * FOLLOWS_S * moving, NEAR_M / 2))
+            & (w.gap_m[j] < np.maximum(2 * FOLLOWS_S * moving, NEAR_M))
         )
         coming[:t0] = False
         if not coming.any() or _waits(w, j):
@@ -181,7 +186,7 @@ def red_light_running(w: AlongWay) -> Iterator[Moment]:
     a, features = w.agents, w.place.graph.map.feature_id
     for lane, x, y, state in zip(w.signals.lane, w.signals.x_m, w.signals.y_m, w.signals.state, strict=True):
         at = np.hypot(a.x_m - x, a.y_m - y)
-        for j in np.flatnonzero(w.vehicle & ((at < 6.0) & a.valid).any(1)).tolist():
+        for j in np.flatnonzero(w.vehicle & ~a.is_ego & ((at < 6.0) & a.valid).any(1)).tolist():
             c, s = np.cos(a.heading_rad[j]), np.sin(a.heading_rad[j])
             past = (a.x_m[j] - x) * c + (a.y_m[j] - y) * s + a.length_m[j] / 2
             aside = np.abs((a.y_m[j] - y) * c - (a.x_m[j] - x) * s)
@@ -193,19 +198,18 @@ def red_light_running(w: AlongWay) -> Iterator[Moment]:
                     continue
                 under = w.lane_at(j, int(into[0]))
                 if under is not None and features[under.lane] == lane:
-                    other = w.ego if j != w.ego else _nearest(w, j, t)
-                    yield Moment("red_light_running", j, other, t)
+                    yield Moment("red_light_running", j, w.ego, t)
 
 
 def wrong_way(w: AlongWay) -> Iterator[Moment]:
     """A vehicle drives in a lane against its direction, outside junctions, for a second or longer."""
     steps = range(STEPS_PAST, w.agents.valid.shape[1], 5)
     graph = w.place.graph
-    for j in np.flatnonzero(w.vehicle).tolist():
+    for j in np.flatnonzero(w.vehicle & ~w.agents.is_ego).tolist():
         against = []
         for t in steps:
             found = None
-            if w.agents.valid[j, t] and w.speed_mps[j, t] > 2.0:
+            if w.agents.valid[j, t] and w.speed_mps[j, t] > PARKS_MPS:
                 found = w.lane_at(j, t, 1.0, opposite=True)
             if found is None or graph.map.in_junction[found.lane] or w.lane_at(j, t, 2.5) is not None:
                 against.append(False)
@@ -215,8 +219,7 @@ def wrong_way(w: AlongWay) -> Iterator[Moment]:
             against.append(True)
         run = next((i for i in range(len(against) - 2) if all(against[i : i + 3])), None)
         if run is not None:
-            other = w.ego if j != w.ego else _nearest(w, j, STEPS_PAST)
-            yield Moment("wrong_way", j, other, STEPS_PAST + 5 * run)
+            yield Moment("wrong_way", j, w.ego, STEPS_PAST + 5 * run)
 
 
 ANYWHERE: tuple[Detector, ...] = (unprotected_left, crossing_paths, red_light_running, wrong_way)
@@ -320,11 +323,21 @@ def _angle(w: AlongWay, first: tuple[int, int], second: tuple[int, int]) -> floa
 
 
 def _share_a_lane(w: AlongWay, j: int) -> bool:
-    """Whether the AV and an agent drive over one place in one direction: behind each other, they part or merge."""
+    """Whether the AV and an agent come from one lane, or go into one: then they part or merge, and do not cross."""
     a, i = w.agents, w.ego
     close = np.hypot(np.subtract.outer(a.x_m[i], a.x_m[j]), np.subtract.outer(a.y_m[i], a.y_m[j])) < SAME_PLACE_M
     along = np.abs(wrap_angle(np.subtract.outer(a.heading_rad[i], a.heading_rad[j]))) < SAME_WAY_RAD
-    return bool((close & along & np.logical_and.outer(a.valid[i], a.valid[j])).any())
+    behind_each_other = close & along & np.logical_and.outer(a.valid[i], a.valid[j])
+    return bool(behind_each_other.any()) or bool(_lanes_around(w, i) & _lanes_around(w, j))
+
+
+def _lanes_around(w: AlongWay, j: int) -> set[int]:
+    """The lane in the junction that an agent takes, with those before and after it; empty where it takes none."""
+    for t in np.flatnonzero(w.agents.valid[j])[::3].tolist():
+        lane = w.lane_at(j, t)
+        if lane is not None and w.place.graph.map.in_junction[lane.lane]:
+            return set(w.place.graph.paths(lane, AROUND_M, AROUND_M)[0].lanes)
+    return set()
 
 
 def _on_one_level(w: AlongWay, first: tuple[int, int], second: tuple[int, int]) -> bool:
@@ -335,10 +348,3 @@ def _on_one_level(w: AlongWay, first: tuple[int, int], second: tuple[int, int]) 
 
 def _is_across(angle_rad: float) -> bool:
     return bool(CROSSING_RAD <= abs(angle_rad) <= np.pi - CROSSING_RAD)
-
-
-def _nearest(w: AlongWay, j: int, step: int) -> int:
-    """The agent nearest to another at a step."""
-    a = w.agents
-    distance = np.hypot(a.x_m[:, step] - a.x_m[j, step], a.y_m[:, step] - a.y_m[j, step])
-    return int(np.argmin(np.where(a.valid[:, step] & (np.arange(len(a)) != j), distance, np.inf)))
