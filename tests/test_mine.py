@@ -11,7 +11,8 @@ from synthetic import driving_log
 from pipelines import mine
 from sdiff import mining, raster, storage, tables, window_tables
 from sdiff.directives.job import parse
-from sdiff.logs.driving_log import DrivingLog
+from sdiff.logs.driving_log import DrivingLog, Tracks
+from sdiff.view import render_interactions
 from sdiff.window_tables import Cut
 from sdiff.windows import cut
 
@@ -24,19 +25,17 @@ def braking_leader(seed: int) -> DrivingLog:
     mid = time[-1] / 2
     speed = np.stack([np.full(steps, 9.0), 10.0 - 5.0 * np.clip(time - mid, 0, 1.6)])
     x = np.array([[-60.0 - 9 * mid], [-44.0 - 10 * mid]]) + np.cumsum(speed, 1) * 0.1
-    tracks = replace(
-        log.tracks.__class__(
-            agent_id=np.array(["av", "leader"]),
-            kind=np.zeros(n, np.int8),
-            length_m=np.full(n, 4.5, np.float32),
-            width_m=np.full(n, 1.8, np.float32),
-            x_m=x,
-            y_m=np.full((n, steps), -1.75),
-            heading_rad=np.zeros((n, steps)),
-            vx_mps=speed,
-            vy_mps=np.zeros((n, steps)),
-            valid=np.ones((n, steps), bool),
-        )
+    tracks = Tracks(
+        agent_id=np.array(["av", "leader"]),
+        kind=np.zeros(n, np.int8),
+        length_m=np.full(n, 4.5, np.float32),
+        width_m=np.full(n, 1.8, np.float32),
+        x_m=x,
+        y_m=np.full((n, steps), -1.75),
+        heading_rad=np.zeros((n, steps)),
+        vx_mps=speed,
+        vy_mps=np.zeros((n, steps)),
+        valid=np.ones((n, steps), bool),
     )
     return replace(log, tracks=tracks, recorder=0)
 
@@ -70,6 +69,8 @@ def test_what_is_found_is_written_once_and_more_windows_add_to_it(windows: Path,
     for row in tables.read(out, "directives").to_pylist():
         (directive,) = parse(row["directive"], "mined.yaml").directives
         assert directive.name == row["name"] and row["lane_relative"]
+    (page,) = render_interactions(out, str(windows), output=str(tmp_path / "pages"), per_kind=2)
+    assert page.endswith("hard_braking_leader.png") and storage.size(page) > 10_000
     before = {uri: storage.read_bytes(uri) for name in mining.MADE for uri in storage.objects(f"{out}/{name}")}
     storage.filesystem(out)[0].rm(next(uri for uri in before if "/interactions/" in uri).removeprefix("file://"))
     again = mine.run(str(windows), out)
