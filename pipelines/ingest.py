@@ -6,7 +6,6 @@ versions, and a marker under `<output>/_ingest/` says that a slice is done: a ru
 nothing else.
 """
 
-import json
 import logging
 import time
 from collections import Counter
@@ -15,14 +14,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import apache_beam as beam
-from apache_beam.metrics import Metrics, MetricsFilter
-from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
-from apache_beam.portability.api import beam_provision_api_pb2
-from apache_beam.runners import PipelineRunner
-from apache_beam.runners.portability.fn_api_runner import FnApiRunner
-from apache_beam.runners.portability.fn_api_runner.fn_runner import ExtendedProvisionInfo
-from google.protobuf.struct_pb2 import Struct
+from apache_beam.metrics import Metrics
 
+from pipelines.runners import counters, pipeline_options, runner
 from pipelines.watch import every
 from sdiff import logs, storage, tables, windows
 from sdiff.ingestion import DONE, Images, Options, Slice, SliceJob, schema_versions, slices
@@ -98,17 +92,17 @@ def run(
     reader = logs.reader(format)
     options = Options(stride_s, stand_ins, val_share)
     windows.stride_steps(stride_s)
-    pipeline_options = _pipeline_options(workers, beam_args)
+    beam_options = pipeline_options(workers, beam_args)
     sources = reader.find(input)
-    _claim(output, options)
+    claimed = {**asdict(options), "schema_versions": schema_versions()}
+    tables.claim(storage.join(output, "_ingest", "options.json"), claimed)
     start = time.perf_counter()
     with every(REPORT_S, _progress(output, len(sources))):
-        pipeline = beam.Pipeline(_runner(pipeline_options), pipeline_options)
+        pipeline = beam.Pipeline(runner(beam_options), beam_options)
         _ = pipeline | beam.Create(sources, reshuffle=False) | IngestLogs(format, output, options)
         result = pipeline.run()
         result.wait_until_finish()
-    found = result.metrics().query(MetricsFilter().with_namespace(_NAMESPACE))["counters"]
-    counts = {c.key.metric.name: c.committed if c.committed is not None else c.attempted for c in found}
+    counts = counters(result, _NAMESPACE)
     report = _report(counts, time.perf_counter() - start)
     bad, logs_read = counts.get("bad_logs", 0), counts.get("logs", 0)
     accepted = max(1.0, max_bad_share * (bad + logs_read)) if max_bad_share > 0 else 0.0
@@ -119,44 +113,6 @@ def run(
             f"(max_bad_share {max_bad_share}): {reasons}; see {storage.table_uri(output, 'dead_letters')}"
         )
     return report
-
-
-def _pipeline_options(workers: int, beam_args: Sequence[str]) -> PipelineOptions:
-    args = list(beam_args)
-    if workers > 1:
-        args += ["--direct_running_mode=multi_processing", f"--direct_num_workers={workers}"]
-    options = PipelineOptions(args)
-    standard = options.view_as(StandardOptions)
-    standard.runner = standard.runner or "FnApiRunner"
-    if "dask" in standard.runner.lower():
-        raise ValueError("the Dask runner loses rows silently (it never finishes a bundle); name another --runner")
-    return options
-
-
-def _runner(options: PipelineOptions) -> PipelineRunner | None:
-    """The local runner, whose workers get our log levels (it passes no options on by itself); None for any other."""
-    if options.view_as(StandardOptions).runner != "FnApiRunner":
-        return None
-    quiet = Struct()
-    quiet.update({"default_sdk_harness_log_level": "ERROR", "sdk_harness_log_level_overrides": {"sdiff": "INFO"}})
-    return FnApiRunner(
-        provision_info=ExtendedProvisionInfo(beam_provision_api_pb2.ProvisionInfo(pipeline_options=quiet))
-    )
-
-
-def _claim(output: str, options: Options) -> None:
-    """Make `output` ours: writable, and made with these options and schema versions only."""
-    uri = storage.join(output, "_ingest", "options.json")
-    want = {**asdict(options), "schema_versions": schema_versions()}
-    if storage.exists(uri):
-        have = json.loads(storage.read_bytes(uri))
-        differing = [f"{k} {have.get(k)} there, {v} now" for k, v in want.items() if have.get(k) != v]
-        if differing:
-            raise tables.TableError(
-                f"{output} was made with other options: {', '.join(differing)}; give the same ones or another output"
-            )
-    else:
-        storage.write_bytes(uri, json.dumps(want, indent=1, sort_keys=True).encode())
 
 
 def _report(counts: dict[str, int], seconds: float) -> dict[str, Any]:

@@ -238,6 +238,24 @@ def ingest(
 
 
 @command
+def mine(
+    windows: Windows,
+    output: Output,
+    workers: Workers = 1,
+    runner_options: Annotated[
+        list[str] | None, typer.Argument(metavar="[-- RUNNER OPTIONS]", help="Beam pipeline options, after --.")
+    ] = None,
+) -> Result:
+    """Find interactions in windows, measure how severe they are, and write each as a directive.
+
+    Writes the tables interactions and directives.
+    """
+    from pipelines import mine
+
+    return mine.run(windows, output, workers=workers, beam_args=tuple(runner_options or ()))
+
+
+@command
 def train(
     stage: Annotated[Literal["autoencoder", "denoiser"], typer.Argument(help="Which of the two networks.")],
     windows: Windows,
@@ -361,11 +379,14 @@ def render(
         str | None,
         typer.Option(metavar="URI", help="Table windows; with --scenarios each is drawn above its scenario."),
     ] = None,
-    limit: Annotated[int, typer.Option(min=1, help="How many, spread evenly over the table.")] = 24,
+    interactions: Annotated[
+        str | None, typer.Option(metavar="URI", help="Table interactions of --windows: a page per kind.")
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, help="How many (of a kind), spread evenly over the table.")] = 24,
     id: Annotated[list[str] | None, typer.Option(metavar="ID", help="Draw this row; may be repeated.")] = None,
     animate: Annotated[Literal["webp", "gif"] | None, typer.Option(help="Animate each as well.")] = None,
 ) -> Result:
-    """Draw scenarios, or windows.
+    """Draw scenarios, windows or interactions.
 
     Writes a picture of each, animations if asked, and a contact sheet of all.
     """
@@ -373,6 +394,13 @@ def render(
         raise typer.BadParameter("nothing to draw: give --scenarios, --windows or both")
     from sdiff import view
 
+    if interactions is not None:
+        if windows is None or scenarios is not None or id is not None or animate == "gif":
+            raise typer.BadParameter("--interactions goes with --windows, --limit and --animate webp alone")
+        pages = view.render_interactions(
+            interactions, windows, output=output, per_kind=limit, animate=animate is not None
+        )
+        return {"output": output, "files": len(pages)}
     written = view.render(scenarios, windows, output=output, limit=limit, ids=id, animate=(animate,) if animate else ())
     return {"output": output, "files": len(written), "contact_sheet": written[-1]}
 

@@ -27,6 +27,24 @@ def fingerprint(work: Any) -> str:
     ]
 
 
+def claim(uri: str, want: dict[str, Any]) -> None:
+    """Make a job's output ours: write what decides its objects at `uri`, or compare with what is there.
+
+    want: JSON values. Raises TableError where the output was made with other ones, StorageError where it cannot be
+    read or written.
+    """
+    if not storage.exists(uri):
+        storage.write_bytes(uri, json.dumps(want, indent=1, sort_keys=True).encode())
+        return
+    have = json.loads(storage.read_bytes(uri))
+    differing = [f"{k} {have.get(k)} there, {v} now" for k, v in want.items() if have.get(k) != v]
+    if differing:
+        raise TableError(
+            f"{uri.rsplit('/', 2)[0]} was made with other options: {', '.join(differing)}; "
+            "give the same ones or another output"
+        )
+
+
 def encode(table: pa.Table, name: str, metadata: dict[str, str] | None = None) -> bytes:
     """`table` as the bytes of one Parquet object of the table `name`; equal rows give equal bytes.
 

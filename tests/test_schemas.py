@@ -10,7 +10,7 @@ import pytest
 
 import schemas
 
-UNITS = {"_m": "m", "_rad": "rad", "_mps": "m/s", "_s": "s", "_us": "us"}
+UNITS = {"_m": "m", "_rad": "rad", "_mps": "m/s", "_mps2": "m/s2", "_s": "s", "_us": "us"}
 ROOT = Path(__file__).parent.parent
 
 

@@ -271,7 +271,7 @@ def _travel_m(row: dict[str, float]) -> float | None:
 def _on_lane(
     start: OnLane, end: End | Literal["free"], row: dict[str, float], place: Place, draw: Draw
 ) -> dict[str, float]:
-    path = _line(place, start.lanes[0], start.reference)
+    path = line_named(place, start.lanes[0], start.reference)
     s = _distance(start, draw)
     lateral = draw(start.lateral_m)
     pose = _pose(place, path, s, lateral, start.facing)
@@ -306,7 +306,7 @@ def _end(
     """The end's features where it is written out. start: where the agent's own line has it at t0, map frame."""
     if not isinstance(pose, OnLane):
         return _in_window(pose, "end_", draw)
-    path = _line(place, pose.lanes[0], pose.reference)
+    path = line_named(place, pose.lanes[0], pose.reference)
     found: dict[str, float] = {}
     if pose.distance_m is not None:
         s = _distance(pose, draw)
@@ -341,7 +341,7 @@ def _pose(place: Place, path: Path, s_m: float, lateral_m: float, facing: str | 
     return SE2(float(x), float(y), heading)
 
 
-def _line(place: Place, lane: str, reference: str) -> Path:
+def line_named(place: Place, lane: str, reference: str) -> Path:
     """The line that a word names, its reference point where `reference` says. Raises DoesNotFit where there is none."""
     path = _line_from_av(place, lane) if lane in FROM_AV else _line_across(place, lane)
     if path is None:

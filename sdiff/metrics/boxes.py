@@ -68,22 +68,31 @@ def distance(dx, dy, a, b):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def time_to_collision(dx, dy, dvx, dvy, a, b):  # type: ignore[no-untyped-def]
-    """Time until the boxes overlap if both keep velocity and heading [s]; 0 where they do, inf where they never will.
+def contact_interval(dx, dy, dvx, dvy, a, b):  # type: ignore[no-untyped-def]
+    """From when until when the boxes overlap if both keep velocity and heading, from now on [s]; inf, inf: never.
 
-    Two-dimensional time to collision (Hayward 1972; for boxes Jiao 2023, github.com/Yiru-Jiao/
-    Two-Dimensional-Time-To-Collision), solved exactly by moving separating axes (Eberly, "The Method of Separating
-    Axes"): on each axis the boxes overlap during one interval, and in the plane while all four intervals last.
+    Solved exactly by moving separating axes (Eberly, "The Method of Separating Axes"): on each axis the boxes overlap
+    during one interval, and in the plane while all four intervals last.
     """
     enter, leave = 0.0, np.inf
     for ax, ay, reach in _axes(a, b):
         gap, speed = ax * dx + ay * dy, ax * dvx + ay * dvy
         if speed == 0.0:
             if abs(gap) >= reach:
-                return np.inf
+                return np.inf, np.inf
             continue
         one, two = (-reach - gap) / speed, (reach - gap) / speed
         enter, leave = max(enter, min(one, two)), min(leave, max(one, two))
         if enter >= leave:
-            return np.inf
-    return enter
+            return np.inf, np.inf
+    return enter, leave
+
+
+@compiled
+def time_to_collision(dx, dy, dvx, dvy, a, b):  # type: ignore[no-untyped-def]
+    """Time until the boxes overlap if both keep velocity and heading [s]; 0 where they do, inf where they never will.
+
+    Two-dimensional time to collision (Hayward 1972; for boxes Jiao 2023, github.com/Yiru-Jiao/
+    Two-Dimensional-Time-To-Collision).
+    """
+    return contact_interval(dx, dy, dvx, dvy, a, b)[0]

@@ -41,6 +41,7 @@ class Scene:
     lights: Signals | None = None
     tokens: AgentTokens | None = None
     window_id: str | None = None
+    marked: frozenset[int] = frozenset()
 
     def picture(self, size_px: int, title: str = "") -> Image.Image:
         """The scene at t0."""
@@ -63,9 +64,9 @@ class Scene:
         )
 
     def directed(self) -> set[int]:
-        """Indices of the agents that tokens asked for."""
+        """Indices of the agents that tokens asked for, and of those that are marked."""
         index = self.agents.token_index
-        return set() if index is None else set(np.flatnonzero(index >= 0).tolist())
+        return set(self.marked) if index is None else set(np.flatnonzero(index >= 0).tolist()) | self.marked
 
 
 def render(
