@@ -1,0 +1,360 @@
+"""ScenarioNet: what MetaDrive replays. A dictionary per scenario, pickled, and two files that make a folder a data set.
+
+The frame is the window's, which is right-handed as MetaDrive's is: x forward, y left, metres; headings run
+counter-clockwise from x. The fields: https://scenarionet.readthedocs.io/en/latest/description.html.
+Pickles are written here, never read.
+"""
+
+import io
+import pickle
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import shapely
+from numpy.typing import NDArray
+
+from sdiff import KINDS, STEP_S, __version__
+from sdiff.export import ORIGIN, File, Scene
+from sdiff.logs.driving_log import LANE_TYPES, VectorMap
+from sdiff.scene import STEPS_PAST, Agents
+from sdiff.windows import WindowLights
+
+Array = NDArray[Any]
+Features = dict[str, dict[str, Any]]
+
+SUMMARY, MAPPING = "dataset_summary.pkl", "dataset_mapping.pkl"
+PROTOCOL = 4
+"""Of pickle: Python 3.4 and newer read it."""
+
+TYPES = {
+    "car": "VEHICLE",
+    "truck": "VEHICLE",
+    "bus": "VEHICLE",
+    "vehicle": "VEHICLE",
+    "motorcyclist": "CYCLIST",
+    "cyclist": "CYCLIST",
+    "pedestrian": "PEDESTRIAN",
+    "other": "OTHER",
+}
+"""Kind -> ScenarioNet type. A motorcycle is a cyclist: MetaDrive's smallest vehicle is a car, twice as long."""
+
+HEIGHT_M = {
+    "car": 1.5,
+    "truck": 3.3,
+    "bus": 3.2,
+    "vehicle": 1.6,
+    "motorcyclist": 1.7,
+    "cyclist": 1.75,
+    "pedestrian": 1.75,
+    "other": 1.0,
+}
+"""Scenarios have no heights: what is usual for each kind [m]."""
+
+LANES = {"vehicle": "LANE_SURFACE_STREET", "bus": "LANE_SURFACE_STREET", "bike": "LANE_BIKE_LANE"}
+AREAS = {"crosswalk": "CROSSWALK", "speed_bump": "SPEED_BUMP", "driveway": "DRIVEWAY"}
+LINES = {"road_edge": "ROAD_EDGE_BOUNDARY"}
+LIGHTS = ("LANE_STATE_UNKNOWN", "LANE_STATE_STOP", "LANE_STATE_CAUTION", "LANE_STATE_GO")
+"""Signal states in the order of LIGHT_STATES."""
+
+DIVIDER_M = 0.75
+"""A line this near the middle between two neighbouring lanes divides them [m]."""
+AT_STOP_M = 3.0
+"""A signal and a stop line this near belong together [m]."""
+MOVED_M = 1.0
+"""ScenarioNet counts as moving what goes farther than this [m]."""
+
+
+def encode(scene: Scene) -> File:
+    """The scenario as a pickle of plain Python and NumPy values."""
+    description = describe(scene)
+    return File(f"sd_sdiff_{description['id']}.pkl", _pickled(description), description["metadata"])
+
+
+def index(entries: Mapping[str, Any]) -> dict[str, bytes]:
+    """The summary, metadata by file, and the mapping, in which folder each file lies: this one."""
+    return {MAPPING: _pickled(dict.fromkeys(entries, "")), SUMMARY: _pickled(dict(entries))}
+
+
+def describe(scene: Scene) -> dict[str, Any]:
+    """The scenario as ScenarioNet's ScenarioDescription."""
+    agents, name = scene.agents, str(scene.facts["scenario_id"])
+    steps = agents.valid.shape[1]
+    tracks = _tracks(agents)
+    features = _map_features(scene.map, scene.lights)
+    lights = {k: v for k, v in _dynamic_map_states(scene.lights, steps).items() if k in features}
+    ego = int(np.flatnonzero(agents.is_ego)[0])
+    asked = np.zeros(len(agents), bool) if agents.token_index is None else agents.token_index >= 0
+    objects = {k: _object_summary(k, t) for k, t in tracks.items()}
+    return {
+        "id": name,
+        "version": f"sdiff {__version__}",
+        "length": steps,
+        "tracks": tracks,
+        "dynamic_map_states": lights,
+        "map_features": features,
+        "metadata": {
+            "ts": (np.arange(steps) * STEP_S).astype(np.float32),
+            "coordinate": "metadrive",
+            "metadrive_processed": False,
+            "dataset": "sdiff",
+            "id": name,
+            "scenario_id": name,
+            "sample_rate": STEP_S,
+            "track_length": steps,
+            "current_time_index": STEPS_PAST,
+            "sdc_id": str(agents.agent_id[ego]),
+            "sdc_track_index": ego,
+            "objects_of_interest": agents.agent_id[asked & ~agents.is_ego].tolist(),
+            "sdiff": {
+                **{k: v for k, v in scene.facts.items() if k not in ORIGIN},
+                "crs": scene.map.crs,
+                "map_SE2_window": [float(v) for v in scene.map_SE2_window],
+            },
+            "object_summary": objects,
+            "number_summary": _number_summary(objects, lights, features),
+        },
+    }
+
+
+def _tracks(agents: Agents) -> Features:
+    kinds = [KINDS[k] for k in agents.kind]
+    valid = agents.valid
+    heights = np.array([HEIGHT_M[k] for k in kinds], np.float32)
+    position = np.stack([agents.x_m, agents.y_m, np.zeros_like(agents.x_m)], -1)
+    velocity = np.stack([agents.vx_mps, agents.vy_mps], -1)
+    sizes = {"length": agents.length_m, "width": agents.width_m, "height": heights}
+    tracks: Features = {}
+    for i, (name, kind) in enumerate(zip(agents.agent_id.tolist(), kinds, strict=True)):
+        tracks[name] = {
+            "type": TYPES[kind],
+            "state": {
+                "position": np.where(valid[i, :, None], position[i], np.float32(0)),
+                "heading": np.where(valid[i], agents.heading_rad[i], np.float32(0)),
+                "velocity": np.where(valid[i, :, None], velocity[i], np.float32(0)),
+                **{k: np.where(valid[i], v[i], np.float32(0)) for k, v in sizes.items()},
+                "valid": valid[i],
+            },
+            "metadata": {
+                "type": TYPES[kind],
+                "object_id": name,
+                "track_length": valid.shape[1],
+                "dataset": "sdiff",
+                "kind": kind,
+                **({} if agents.score is None else {"score": float(agents.score[i])}),
+                **({} if agents.token_index is None else {"token_index": int(agents.token_index[i])}),
+            },
+        }
+    return tracks
+
+
+def _map_features(map: VectorMap, lights: WindowLights) -> Features:
+    """Lanes, what divides and bounds them, crosswalks, sidewalks, stop signs; drivable areas have no name there."""
+    features: Features = {}
+    traffic = [f for f in map.of_kind("lane_centerline") if map.lane_type[f] != LANE_TYPES.index("pedestrian")]
+    links = _links(map)
+    for f in traffic:
+        if len(map.points(f)) > 1:
+            features[str(map.feature_id[f])] = _lane(map, int(f), *links)
+    for f in map.of_kind("lane_centerline"):
+        if map.lane_type[f] == LANE_TYPES.index("pedestrian") and not map.in_junction[f]:
+            ring = _surface(map, int(f))
+            if ring is not None:
+                features[str(map.feature_id[f])] = {"type": "ROAD_EDGE_SIDEWALK", "polygon": ring}
+    for f, divides in zip(map.of_kind("lane_boundary"), _divides(map), strict=True):
+        kind = "ROAD_LINE_BROKEN_SINGLE_WHITE" if divides else "UNKNOWN_LINE"
+        features[str(map.feature_id[f])] = {"type": kind, "polyline": _points(map, int(f))}
+    for kind, name in LINES.items():
+        for f in map.of_kind(kind):
+            features[str(map.feature_id[f])] = {"type": name, "polyline": _points(map, int(f))}
+    for kind, name in AREAS.items():
+        for f in map.of_kind(kind):
+            features[str(map.feature_id[f])] = {"type": name, "polygon": _points(map, int(f))}
+    return features | _stop_signs(map, traffic, lights)
+
+
+def _lane(map: VectorMap, f: int, entries: dict[int, list[str]], exits: dict[int, list[str]]) -> dict[str, Any]:
+    line = _points(map, f)
+    lane: dict[str, Any] = {
+        "type": LANES.get(LANE_TYPES[map.lane_type[f]] if map.lane_type[f] >= 0 else "vehicle"),
+        "polyline": line,
+        "entry_lanes": entries.get(f, []),
+        "exit_lanes": exits.get(f, []),
+        "left_neighbor": _neighbour(map, f, int(map.left[f])),
+        "right_neighbor": _neighbour(map, f, int(map.right[f])),
+        "interpolating": False,
+        "in_junction": bool(map.in_junction[f]),
+    }
+    if np.isfinite(map.speed_limit_mps[f]):
+        lane |= {"speed_limit_kmh": float(map.speed_limit_mps[f] * 3.6)}
+    ring = _surface(map, f)
+    if ring is not None:
+        half = np.full((len(line), 2), map.width_m[f] / 2, np.float32)
+        lane |= {"width": half, "polygon": ring}
+    return lane
+
+
+def _links(map: VectorMap) -> tuple[dict[int, list[str]], dict[int, list[str]]]:
+    """Names of the lanes before and after each lane."""
+    entries: dict[int, list[str]] = {}
+    exits: dict[int, list[str]] = {}
+    for a, b in map.successors.tolist():
+        exits.setdefault(a, []).append(str(map.feature_id[b]))
+        entries.setdefault(b, []).append(str(map.feature_id[a]))
+    return entries, exits
+
+
+def _neighbour(map: VectorMap, f: int, other: int) -> list[dict[str, Any]]:
+    """The neighbour in the same direction, along the whole of both lanes: tables say no more."""
+    if other < 0:
+        return []
+    return [
+        {
+            "feature_id": str(map.feature_id[other]),
+            "self_start_index": 0,
+            "self_end_index": len(map.points(f)) - 1,
+            "neighbor_start_index": 0,
+            "neighbor_end_index": len(map.points(other)) - 1,
+            "boundaries": [],
+        }
+    ]
+
+
+def _surface(map: VectorMap, f: int) -> Array | None:
+    """The lane as a ring, (n, 2) [m]; None where its width is unknown."""
+    if not np.isfinite(map.width_m[f]) or len(map.points(f)) < 2:
+        return None
+    shape = shapely.buffer(
+        shapely.LineString(map.points(f)), map.width_m[f] / 2, cap_style="flat", join_style="mitre", mitre_limit=2
+    )
+    if shape.geom_type != "Polygon" or shape.is_empty:
+        return None
+    return shapely.get_coordinates(shape.exterior)[:-1].astype(np.float32)
+
+
+def _divides(map: VectorMap) -> NDArray[np.bool_]:
+    """Whether each lane boundary runs between two neighbouring lanes of one direction, and may be crossed."""
+    boundaries = map.of_kind("lane_boundary")
+    right = np.array([f for f in map.of_kind("lane_centerline") if map.left[f] >= 0 and len(map.points(f)) > 1], int)
+    left = map.left[right]
+    long = np.array([len(map.points(f)) > 1 for f in left], bool)
+    right, left = right[long], left[long]
+    if not len(boundaries) or not len(right):
+        return np.zeros(len(boundaries), bool)
+    middle = shapely.points(np.array([_middle(map.points(f)) for f in boundaries]))[:, None]
+    to_right, to_left = (
+        shapely.distance(middle, np.array([shapely.LineString(map.points(f)) for f in lanes])[None])
+        for lanes in (right, left)
+    )
+    apart = shapely.distance(
+        np.array([shapely.Point(_middle(map.points(f))) for f in right]),
+        np.array([shapely.LineString(map.points(f)) for f in left]),
+    )
+    between = (np.abs(to_right - to_left) < 2 * DIVIDER_M) & (to_right + to_left < apart + DIVIDER_M)
+    return between.any(1)
+
+
+def _middle(line_m: Array) -> Array:
+    """The point half-way along a line [m]."""
+    if len(line_m) < 2:
+        return line_m[0]
+    line = shapely.LineString(line_m)
+    return shapely.get_coordinates(shapely.line_interpolate_point(line, 0.5, normalized=True))[0]
+
+
+def _stop_signs(map: VectorMap, lanes: list[int], lights: WindowLights) -> Features:
+    """A sign at each stop line that no signal is near, with the lanes that lead up to it."""
+    signs: Features = {}
+    signals = np.stack([lights.x_m, lights.y_m], -1).astype(float)
+    entering = [f for f in lanes if not map.in_junction[f] and len(map.points(f)) > 1]
+    ways = np.array([shapely.LineString(map.points(f)) for f in entering], object)
+    for f in map.of_kind("stop_line"):
+        at = _middle(map.points(f))
+        if (np.hypot(*(signals - at).T) < AT_STOP_M).any():
+            continue
+        shape = shapely.Point(at) if len(map.points(f)) < 2 else shapely.LineString(map.points(f))
+        near = np.flatnonzero(shapely.distance(ways, shape) < 0.5) if len(ways) else []
+        signs[str(map.feature_id[f])] = {
+            "type": "STOP_SIGN",
+            "position": np.array([*at, 0.0], np.float32),
+            "lane": [str(map.feature_id[entering[i]]) for i in near],
+            "polyline": _points(map, int(f)),
+        }
+    return signs
+
+
+def _points(map: VectorMap, f: int) -> Array:
+    """Vertices as (n, 3) float32 [m], on flat ground."""
+    xy = map.points(f)
+    return np.concatenate([xy, np.zeros((len(xy), 1))], 1).astype(np.float32)
+
+
+def _dynamic_map_states(lights: WindowLights, steps: int) -> Features:
+    """Signals by the lane that they control."""
+    return {
+        lane: {
+            "type": "TRAFFIC_LIGHT",
+            "state": {"object_state": [LIGHTS[s] for s in states]},
+            "lane": lane,
+            "stop_point": np.array([x, y, 0.0], np.float32),
+            "metadata": {"type": "TRAFFIC_LIGHT", "object_id": lane, "track_length": steps, "dataset": "sdiff"},
+        }
+        for lane, x, y, states in zip(
+            *(lights.feature_id.tolist(), lights.x_m.tolist(), lights.y_m.tolist(), lights.state.tolist()), strict=True
+        )
+    }
+
+
+def _object_summary(name: str, track: dict[str, Any]) -> dict[str, Any]:
+    valid = track["state"]["valid"]
+    seen = track["state"]["position"][valid, :2].astype(np.float64)
+    first = int(valid.argmax())
+    gone = np.flatnonzero(~valid[first:])
+    return {
+        "type": track["type"],
+        "object_id": name,
+        "track_length": len(valid),
+        "moving_distance": float(np.hypot(*np.diff(seen, axis=0).T).sum()),
+        "valid_length": int(valid.sum()),
+        "continuous_valid_length": int(gone[0]) if len(gone) else len(valid) - first,
+    }
+
+
+def _number_summary(objects: Features, lights: Features, features: Features) -> dict[str, Any]:
+    """Lists where ScenarioNet's own converters have sets: the order of a set of words changes from run to run."""
+    types = Counter(o["type"] for o in objects.values())
+    moving = Counter(o["type"] for o in objects.values() if o["moving_distance"] > MOVED_M)
+    states = Counter(s for light in lights.values() for s in light["state"]["object_state"])
+    return {
+        "num_objects": len(objects),
+        "object_types": sorted(types),
+        "num_objects_each_type": dict(sorted(types.items())),
+        "num_moving_objects": moving.total(),
+        "num_moving_objects_each_type": dict(sorted(moving.items())),
+        "num_traffic_lights": len(lights),
+        "num_traffic_light_types": sorted(states),
+        "num_traffic_light_each_step": dict(sorted(states.items())),
+        "num_map_features": len(features),
+        "map_height_diff": 0.0,
+    }
+
+
+class _Pickler(pickle.Pickler):
+    """Equal values give equal bytes, and arrays load with any version of NumPy, 1 and 2."""
+
+    def __init__(self, out: io.BytesIO) -> None:
+        super().__init__(out, PROTOCOL)
+        self.fast = True  # no memo: it would tell equal strings from the same string
+
+    def reducer_override(self, obj: Any) -> Any:
+        # Arrays pickle themselves by the name of a private module, which NumPy 2 has renamed.
+        if isinstance(obj, np.ndarray):
+            return np.ndarray, (obj.shape, obj.dtype.str, bytearray(obj.tobytes()))
+        return NotImplemented
+
+
+def _pickled(value: Any) -> bytes:
+    out = io.BytesIO()
+    _Pickler(out).dump(value)
+    return out.getvalue()

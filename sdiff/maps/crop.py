@@ -1,0 +1,59 @@
+"""The part of a map around a window, in the window's own frame."""
+
+from dataclasses import replace
+
+import numpy as np
+import shapely
+from numpy.typing import NDArray
+
+from sdiff.geometry import SE2
+from sdiff.logs.driving_log import FEATURE_KINDS, VectorMap
+
+AREAS = tuple(FEATURE_KINDS.index(k) for k in ("drivable_area", "crosswalk", "speed_bump", "driveway"))
+
+
+def around(map: VectorMap, map_SE2_window: SE2, reach_m: float) -> VectorMap:
+    """The features that reach into a square around the window's origin, whole, window frame.
+
+    reach_m: half the square's side [m]. Features without a vertex are left out; links to lanes that are not taken drop.
+    """
+    x, y = map_SE2_window.inverse().apply(map.xy_m[:, 0], map.xy_m[:, 1])
+    xy = np.stack([x, y], 1)
+    keep = _reaches(map, xy, reach_m)
+    new = np.where(keep, np.cumsum(keep) - 1, -1).astype(np.int32)
+    moved = np.append(new, np.int32(-1))  # where -1 stands for none
+    links = new[map.successors]
+    vertices = np.diff(map.start)
+    return replace(
+        map,
+        feature_id=map.feature_id[keep],
+        kind=map.kind[keep],
+        start=np.concatenate([[0], np.cumsum(vertices[keep])]).astype(np.int64),
+        xy_m=xy[np.repeat(keep, vertices)],
+        left=moved[map.left[keep]],
+        right=moved[map.right[keep]],
+        successors=links[(links >= 0).all(1)].reshape(-1, 2),
+        speed_limit_mps=map.speed_limit_mps[keep],
+        width_m=map.width_m[keep],
+        lane_type=map.lane_type[keep],
+        in_junction=map.in_junction[keep],
+        derived=map.derived[keep],
+    )
+
+
+def _reaches(map: VectorMap, xy_m: NDArray[np.float64], reach_m: float) -> NDArray[np.bool_]:
+    """Whether a feature's line, or its ring, enters the square, (F,)."""
+    first, vertices = map.start[:-1], np.diff(map.start)
+    some = vertices > 0
+    hit = np.zeros(len(map.kind), bool)
+    if not some.any():
+        return hit
+    low, high = (f.reduceat(xy_m, first[some]) for f in (np.minimum, np.maximum))
+    hit[some] = ((low < reach_m) & (high > -reach_m)).all(1)
+    # A long road's bounding box may hold the square and the road itself pass it by.
+    square = shapely.box(-reach_m, -reach_m, reach_m, reach_m)
+    for i in np.flatnonzero(hit & (vertices > 1)):
+        points = xy_m[map.start[i] : map.start[i + 1]]
+        shape = shapely.Polygon(points) if map.kind[i] in AREAS and len(points) > 2 else shapely.LineString(points)
+        hit[i] = shapely.intersects(shape, square)
+    return hit
