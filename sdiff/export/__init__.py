@@ -218,7 +218,8 @@ class _Signals:
         """Those of one window, none where it is not at hand."""
         row = self._rows["lights"][self._at[window_id]].as_py() if window_id in self._at else None
         if not row or not row["feature_id"]:
-            return WindowLights(np.zeros(0, np.str_), *np.zeros((2, 0), np.float32), np.zeros((0, 0), np.int8))
+            none = np.zeros(0, np.float32)
+            return WindowLights(np.zeros(0, np.str_), none, none, np.zeros((0, 0), np.int8))
         return WindowLights(
             feature_id=np.array(row["feature_id"], np.str_),
             x_m=np.array(row["x_m"], np.float32),

@@ -62,6 +62,8 @@ DIVIDER_M = 0.75
 """A line this near the middle between two neighbouring lanes divides them [m]."""
 AT_STOP_M = 3.0
 """A signal and a stop line this near belong together [m]."""
+LEADS_UP_M = 0.5
+"""A lane leads up to a stop line that it comes this near [m]."""
 MOVED_M = 1.0
 """ScenarioNet counts as moving what goes farther than this [m]."""
 
@@ -268,13 +270,13 @@ def _stop_signs(map: VectorMap, lanes: list[int], lights: WindowLights) -> Featu
     signs: Features = {}
     signals = np.stack([lights.x_m, lights.y_m], -1).astype(float)
     entering = [f for f in lanes if not map.in_junction[f] and len(map.points(f)) > 1]
-    ways = np.array([shapely.LineString(map.points(f)) for f in entering], object)
+    ways = [shapely.LineString(map.points(f)) for f in entering]
     for f in map.of_kind("stop_line"):
         at = _middle(map.points(f))
         if (np.hypot(*(signals - at).T) < AT_STOP_M).any():
             continue
         shape = shapely.Point(at) if len(map.points(f)) < 2 else shapely.LineString(map.points(f))
-        near = np.flatnonzero(shapely.distance(ways, shape) < 0.5) if len(ways) else []
+        near = np.flatnonzero(shapely.dwithin(ways, shape, LEADS_UP_M))
         signs[str(map.feature_id[f])] = {
             "type": "STOP_SIGN",
             "position": np.array([*at, 0.0], np.float32),

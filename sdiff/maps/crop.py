@@ -18,7 +18,7 @@ def around(map: VectorMap, map_SE2_window: SE2, reach_m: float) -> VectorMap:
     reach_m: half the square's side [m]. Features without a vertex are left out; links to lanes that are not taken drop.
     """
     x, y = map_SE2_window.inverse().apply(map.xy_m[:, 0], map.xy_m[:, 1])
-    xy = np.stack([x, y], 1)
+    xy = np.stack([x, y], 1).astype(np.float64)
     keep = _reaches(map, xy, reach_m)
     new = np.where(keep, np.cumsum(keep) - 1, -1).astype(np.int32)
     moved = np.append(new, np.int32(-1))  # where -1 stands for none
