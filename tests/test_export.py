@@ -148,6 +148,11 @@ def test_kinds_become_types_and_keep_their_sizes():
     assert about["object_summary"]["agent3"]["moving_distance"] == pytest.approx(5 * 4.0, rel=1e-3)
 
 
+def test_the_av_is_a_vehicle_whatever_the_model_made_of_it():
+    scenario = scene_of(generated(traffic([0.0, 9.0], [0.0, 0.0], kind=["motorcyclist", "motorcyclist"])), crossroads())
+    assert [t["type"] for t in scenario["tracks"].values()] == ["VEHICLE", "CYCLIST"]
+
+
 def test_nothing_is_said_of_steps_at_which_an_agent_is_not_there():
     agents = one_of_each()
     agents.valid[1, 30:] = False

@@ -129,8 +129,9 @@ def _tracks(agents: Agents) -> Features:
     sizes = {"length": agents.length_m, "width": agents.width_m, "height": heights}
     tracks: Features = {}
     for i, (name, kind) in enumerate(zip(agents.agent_id.tolist(), kinds, strict=True)):
+        type = "VEHICLE" if agents.is_ego[i] else TYPES[kind]  # whatever kind the model made of the AV
         tracks[name] = {
-            "type": TYPES[kind],
+            "type": type,
             "state": {
                 "position": np.where(valid[i, :, None], position[i], np.float32(0)),
                 "heading": np.where(valid[i], agents.heading_rad[i], np.float32(0)),
@@ -139,7 +140,7 @@ def _tracks(agents: Agents) -> Features:
                 "valid": valid[i],
             },
             "metadata": {
-                "type": TYPES[kind],
+                "type": type,
                 "object_id": name,
                 "track_length": valid.shape[1],
                 "dataset": "sdiff",
