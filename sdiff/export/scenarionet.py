@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from sdiff import KINDS, STEP_S, __version__
 from sdiff.export import ORIGIN, File, Scene
 from sdiff.logs.driving_log import LANE_TYPES, VectorMap
+from sdiff.maps.crop import lines
 from sdiff.scene import STEPS_PAST, Agents
 from sdiff.windows import WindowLights
 
@@ -155,16 +156,16 @@ def _tracks(agents: Agents) -> Features:
 def _map_features(map: VectorMap, lights: WindowLights) -> Features:
     """Lanes, what divides and bounds them, crosswalks, sidewalks, stop signs; drivable areas have no name there."""
     features: Features = {}
-    traffic = [f for f in map.of_kind("lane_centerline") if map.lane_type[f] != LANE_TYPES.index("pedestrian")]
+    every = map.of_kind("lane_centerline")
+    every = every[np.diff(map.start)[every] > 1]
+    on_foot = map.lane_type[every] == LANE_TYPES.index("pedestrian")
+    traffic, walks = every[~on_foot], every[on_foot & ~map.in_junction[every]]
     links = _links(map)
-    for f in traffic:
-        if len(map.points(f)) > 1:
-            features[str(map.feature_id[f])] = _lane(map, int(f), *links)
-    for f in map.of_kind("lane_centerline"):
-        if map.lane_type[f] == LANE_TYPES.index("pedestrian") and not map.in_junction[f]:
-            ring = _surface(map, int(f))
-            if ring is not None:
-                features[str(map.feature_id[f])] = {"type": "ROAD_EDGE_SIDEWALK", "polygon": ring}
+    for f, ring in zip(traffic.tolist(), _surfaces(map, traffic), strict=True):
+        features[str(map.feature_id[f])] = _lane(map, f, ring, *links)
+    for f, ring in zip(walks.tolist(), _surfaces(map, walks), strict=True):
+        if ring is not None:
+            features[str(map.feature_id[f])] = {"type": "ROAD_EDGE_SIDEWALK", "polygon": ring}
     for f, divides in zip(map.of_kind("lane_boundary"), _divides(map), strict=True):
         kind = "ROAD_LINE_BROKEN_SINGLE_WHITE" if divides else "UNKNOWN_LINE"
         features[str(map.feature_id[f])] = {"type": kind, "polyline": _points(map, int(f))}
@@ -177,7 +178,9 @@ def _map_features(map: VectorMap, lights: WindowLights) -> Features:
     return features | _stop_signs(map, traffic, lights)
 
 
-def _lane(map: VectorMap, f: int, entries: dict[int, list[str]], exits: dict[int, list[str]]) -> dict[str, Any]:
+def _lane(
+    map: VectorMap, f: int, ring: Array | None, entries: dict[int, list[str]], exits: dict[int, list[str]]
+) -> dict[str, Any]:
     line = _points(map, f)
     lane: dict[str, Any] = {
         "type": LANES.get(LANE_TYPES[map.lane_type[f]] if map.lane_type[f] >= 0 else "vehicle"),
@@ -191,7 +194,6 @@ def _lane(map: VectorMap, f: int, entries: dict[int, list[str]], exits: dict[int
     }
     if np.isfinite(map.speed_limit_mps[f]):
         lane |= {"speed_limit_kmh": float(map.speed_limit_mps[f] * 3.6)}
-    ring = _surface(map, f)
     if ring is not None:
         half = np.full((len(line), 2), map.width_m[f] / 2, np.float32)
         lane |= {"width": half, "polygon": ring}
@@ -224,65 +226,48 @@ def _neighbour(map: VectorMap, f: int, other: int) -> list[dict[str, Any]]:
     ]
 
 
-def _surface(map: VectorMap, f: int) -> Array | None:
-    """The lane as a ring, (n, 2) [m]; None where its width is unknown."""
-    if not np.isfinite(map.width_m[f]) or len(map.points(f)) < 2:
-        return None
-    shape = shapely.buffer(
-        shapely.LineString(map.points(f)), map.width_m[f] / 2, cap_style="flat", join_style="mitre", mitre_limit=2
-    )
-    if shape.geom_type != "Polygon" or shape.is_empty:
-        return None
-    return shapely.get_coordinates(shape.exterior)[:-1].astype(np.float32)
+def _surfaces(map: VectorMap, lanes: Array) -> list[Array | None]:
+    """Lanes as rings, (n, 2) each [m]; None where the width is unknown."""
+    half = np.nan_to_num(map.width_m[lanes].astype(np.float64)) / 2
+    shapes = shapely.buffer(lines(map, lanes), half, cap_style="flat", join_style="mitre", mitre_limit=2)
+    rings = shapely.get_exterior_ring(shapes)  # None for what is no polygon
+    counts = shapely.get_num_coordinates(rings)
+    parts = np.split(shapely.get_coordinates(rings).astype(np.float32), np.cumsum(counts)[:-1]) if len(lanes) else []
+    return [part[:-1] if len(part) else None for part in parts]
 
 
 def _divides(map: VectorMap) -> NDArray[np.bool_]:
     """Whether each lane boundary runs between two neighbouring lanes of one direction, and may be crossed."""
-    boundaries = map.of_kind("lane_boundary")
-    right = np.array([f for f in map.of_kind("lane_centerline") if map.left[f] >= 0 and len(map.points(f)) > 1], int)
-    left = map.left[right]
-    long = np.array([len(map.points(f)) > 1 for f in left], bool)
-    right, left = right[long], left[long]
+    boundaries, right = map.of_kind("lane_boundary"), np.flatnonzero(map.left >= 0)
     if not len(boundaries) or not len(right):
         return np.zeros(len(boundaries), bool)
-    middle = shapely.points(np.array([_middle(map.points(f)) for f in boundaries]))[:, None]
-    to_right, to_left = (
-        shapely.distance(middle, np.array([shapely.LineString(map.points(f)) for f in lanes])[None])
-        for lanes in (right, left)
-    )
-    apart = shapely.distance(
-        np.array([shapely.Point(_middle(map.points(f))) for f in right]),
-        np.array([shapely.LineString(map.points(f)) for f in left]),
-    )
+    ways = [lines(map, f) for f in (right, map.left[right])]
+    to_right, to_left = (shapely.distance(_middles(map, boundaries)[:, None], way[None]) for way in ways)
+    apart = shapely.distance(_middles(map, right), ways[1])
     between = (np.abs(to_right - to_left) < 2 * DIVIDER_M) & (to_right + to_left < apart + DIVIDER_M)
     return between.any(1)
 
 
-def _middle(line_m: Array) -> Array:
-    """The point half-way along a line [m]."""
-    if len(line_m) < 2:
-        return line_m[0]
-    line = shapely.LineString(line_m)
-    return shapely.get_coordinates(shapely.line_interpolate_point(line, 0.5, normalized=True))[0]
+def _middles(map: VectorMap, features: Array) -> Array:
+    """The point half-way along each line, (n,) shapely points."""
+    return np.asarray(shapely.line_interpolate_point(lines(map, features), 0.5, normalized=True))
 
 
-def _stop_signs(map: VectorMap, lanes: list[int], lights: WindowLights) -> Features:
+def _stop_signs(map: VectorMap, lanes: Array, lights: WindowLights) -> Features:
     """A sign at each stop line that no signal is near, with the lanes that lead up to it."""
     signs: Features = {}
-    signals = np.stack([lights.x_m, lights.y_m], -1).astype(float)
-    entering = [f for f in lanes if not map.in_junction[f] and len(map.points(f)) > 1]
-    ways = [shapely.LineString(map.points(f)) for f in entering]
-    for f in map.of_kind("stop_line"):
-        at = _middle(map.points(f))
-        if (np.hypot(*(signals - at).T) < AT_STOP_M).any():
+    stops, entering = map.of_kind("stop_line"), lanes[~map.in_junction[lanes]]
+    ways = lines(map, entering)
+    signals = shapely.points(lights.x_m.astype(float), lights.y_m.astype(float))
+    for f, line, middle in zip(stops.tolist(), lines(map, stops), _middles(map, stops), strict=True):
+        if shapely.dwithin(signals, middle, AT_STOP_M).any():
             continue
-        shape = shapely.Point(at) if len(map.points(f)) < 2 else shapely.LineString(map.points(f))
-        near = np.flatnonzero(shapely.dwithin(ways, shape, LEADS_UP_M))
+        near = entering[shapely.dwithin(ways, line, LEADS_UP_M)]
         signs[str(map.feature_id[f])] = {
             "type": "STOP_SIGN",
-            "position": np.array([*at, 0.0], np.float32),
-            "lane": [str(map.feature_id[entering[i]]) for i in near],
-            "polyline": _points(map, int(f)),
+            "position": np.array([middle.x, middle.y, 0.0], np.float32),
+            "lane": map.feature_id[near].tolist(),
+            "polyline": _points(map, f),
         }
     return signs
 

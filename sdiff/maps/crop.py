@@ -1,6 +1,7 @@
 """The part of a map around a window, in the window's own frame."""
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import shapely
@@ -52,8 +53,30 @@ def _reaches(map: VectorMap, xy_m: NDArray[np.float64], reach_m: float) -> NDArr
     hit[some] = ((low < reach_m) & (high > -reach_m)).all(1)
     # A long road's bounding box may hold the square and the road itself pass it by.
     square = shapely.box(-reach_m, -reach_m, reach_m, reach_m)
-    for i in np.flatnonzero(hit & (vertices > 1)):
-        points = xy_m[map.start[i] : map.start[i + 1]]
-        shape = shapely.Polygon(points) if map.kind[i] in AREAS and len(points) > 2 else shapely.LineString(points)
-        hit[i] = shapely.intersects(shape, square)
+    area = np.isin(map.kind, AREAS) & (vertices > 2)
+    here = replace(map, xy_m=xy_m)
+    for candidates, shapes in ((hit & ~area, lines), (hit & area, _rings)):
+        f = np.flatnonzero(candidates)
+        hit[f] = shapely.intersects(shapes(here, f), square)
     return hit
+
+
+def lines(map: VectorMap, features: NDArray[np.integer[Any]]) -> NDArray[Any]:
+    """Features as shapely lines, (n,); one of a single vertex has no length."""
+    at, owner = _vertices(map, features, 2)
+    return np.asarray(shapely.linestrings(map.xy_m[at], indices=owner))
+
+
+def _rings(map: VectorMap, features: NDArray[np.integer[Any]]) -> NDArray[Any]:
+    """Areas of three vertices and more as shapely polygons, (n,)."""
+    at, owner = _vertices(map, features, 3)
+    return np.asarray(shapely.polygons(shapely.linearrings(map.xy_m[at], indices=owner)))
+
+
+def _vertices(map: VectorMap, features: NDArray[np.integer[Any]], least: int) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Vertices of features and which of them each belongs to; the last one again where there are too few."""
+    has = np.diff(map.start)[features]
+    n = np.maximum(has, least)
+    owner = np.repeat(np.arange(len(features)), n)
+    nth = np.arange(len(owner)) - (np.cumsum(n) - n)[owner]
+    return map.start[features][owner] + np.minimum(nth, has[owner] - 1), owner
