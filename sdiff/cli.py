@@ -405,6 +405,28 @@ def render(
     return {"output": output, "files": len(written), "contact_sheet": written[-1]}
 
 
+@command
+def export(
+    scenarios: Scenarios,
+    to: Annotated[str, typer.Option(metavar="FORMAT", help="Format of the files: scenarionet.")],
+    output: Annotated[str, typer.Option(metavar="URI", help="Folder for the files.")],
+    windows: Annotated[
+        str | None,
+        typer.Option(metavar="URI", help="Table that lent the places, with its maps; signals come from it."),
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="How many, spread evenly over the table.")] = None,
+    where: Annotated[
+        str | None, typer.Option(metavar="SQL", help="Which scenarios, such as ego_min_ttc_s < 1.5.")
+    ] = None,
+) -> Result:
+    """Write scenarios as files for a simulator."""
+    from sdiff import export
+
+    if to not in export.FORMATS:
+        raise typer.BadParameter(f"unknown format {to!r}; the known ones are {', '.join(sorted(export.FORMATS))}")
+    return export.export(scenarios, windows, to=to, output=output, limit=limit, where=where, report=say)
+
+
 @app.callback(invoke_without_command=True)
 def about(version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False) -> None:
     if version:
