@@ -134,7 +134,7 @@ class MakeUnits:
         """Make one unit and write its object; returns what was counted."""
         started = time.monotonic()
         job = self.work.job
-        rows = _rows(list(unit.spots), (*PROVENANCE, "map_bev"))
+        rows = _rows(list(unit.spots), (*PROVENANCE, "lights", "map_bev"))
         requests = [self._request(unit, i, row) for i, row in enumerate(rows)]
         scenarios, tally = make(self.model, job, self.directives[unit.directive], requests)
         lent = [rows[s.request.number - unit.first] for s in scenarios]

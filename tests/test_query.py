@@ -10,6 +10,7 @@ import pytest
 
 import schemas
 from sdiff import KINDS, columns, query, tables
+from sdiff.metrics.brief import agents_t0
 from sdiff.scene import Agents, AgentTokens, SceneToken
 
 STEPS = 41
@@ -43,6 +44,7 @@ def scenario_rows(scenes: list[Agents], **constant: Any) -> pa.Table:
     n = len(scenes)
     special = {
         "agents": columns.agents_to_arrow(scenes, generated=True),
+        "agents_t0": columns.agents_t0_to_arrow([agents_t0(s) for s in scenes]),
         "tokens": columns.tokens_to_arrow([AgentTokens.unspecified(0)] * n),
         "scene_token": columns.scene_tokens_to_arrow([SceneToken()] * n),
         "scenario_id": pa.array([f"scenario{i}" for i in range(n)]),

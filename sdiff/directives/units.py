@@ -16,7 +16,8 @@ from sdiff import columns, tables
 from sdiff.directives.directive import Directive, DoesNotFit, Logs, resolve
 from sdiff.directives.job import Job
 from sdiff.directives.search import Found, Spot, chunks
-from sdiff.maps.places import Place
+from sdiff.maps.places import Place, place_columns
+from sdiff.metrics import brief
 from sdiff.metrics.collision import meetings
 from sdiff.metrics.matching import token_index
 from sdiff.metrics.safety import found_columns, scenario_columns
@@ -247,10 +248,18 @@ def _ego_at_origin(agents: Agents) -> bool:
 def scenario_table(
     job: Job, job_id: str, model_id: str, unit: Unit, scenarios: list[Scenario], provenance: list[dict[str, Any]]
 ) -> pa.Table:
-    """The unit's object of the table scenarios. provenance: per scenario, the columns that its window lends."""
+    """The unit's object of the table scenarios, sorted by severity, see SORTED_BY.
+
+    provenance: per scenario, the columns that its window lends.
+    """
     drivable = MAP_CHANNELS.index("drivable_area")
     measured = [
-        scenario_columns(s.agents, s.tokens, s.request.map_bev[drivable]) | found_columns(s.found) for s in scenarios
+        {
+            **scenario_columns(s.agents, s.tokens, s.request.map_bev[drivable]),
+            **found_columns(s.found),
+            **place_columns(s.request.place),
+        }
+        for s in scenarios
     ]
     schema = schemas.arrow_schema("scenarios")
     data: dict[str, Any] = {
@@ -260,6 +269,7 @@ def scenario_table(
         "scene_token": columns.scene_tokens_to_arrow([s.scene for s in scenarios]),
         "n_agents": [len(s.agents) for s in scenarios],
         "agents": columns.agents_to_arrow([s.agents for s in scenarios], generated=True),
+        "agents_t0": columns.agents_t0_to_arrow([brief.agents_t0(s.agents) for s in scenarios]),
     }
     constant = {
         "job_id": job_id,
@@ -275,10 +285,14 @@ def scenario_table(
             continue
         values = [row[f.name] for row in (provenance if provenance and f.name in provenance[0] else measured)]
         data[f.name] = pa.array(values, f.type, from_pandas=True)  # NaN becomes null
-    return pa.table(
+    table = pa.table(
         [v if isinstance(v, pa.Array) else pa.array(v, f.type) for f in schema for v in [data[f.name]]], schema=schema
     )
+    return table.sort_by([(name, "ascending") for name in SORTED_BY])
 
+
+SORTED_BY = ("ego_min_ttc_s", "scenario_id")
+"""Order of the rows of an object: the critical ones lie together, so that a query for them reads few row groups."""
 
 PROVENANCE = (
     "window_id",
