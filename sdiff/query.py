@@ -114,17 +114,20 @@ def _unnested(table: str, brief: bool) -> str:
         if f.name.startswith("agents")
         for m in f.members
     }
-    keys = {"scenarios": ("scenario_id", "job_id", "directive"), "windows": ("window_id", "log_id", "split")}[table]
+    columns = schemas.arrow_schema(table)
+    nested = [f.name for f in columns if pa.types.is_nested(f.type) or pa.types.is_binary(f.type)]
+    hidden = [name for name in nested if brief or name != "agents_t0"]
     # One number per agent is unnested and all else looked up by it: so a query reads only the lists that it names.
     value: dict[str, str] = {}
     for path, member in members.items():
         if path.startswith("agents.") or brief:  # what agents_t0 has takes the place of the same in agents
             value[member.name] = f"{path}[agent]{f'[{T0}]' if member.type.startswith('list<list<') else ''}"
     speed = f"sqrt({value['vx_mps']} ** 2 + {value['vy_mps']} ** 2)"
-    columns = ", ".join(f"{sql} AS {name}" for name, sql in value.items() if name != "valid")
+    shown = ", ".join(f"{sql} AS {name}" for name, sql in value.items() if name != "valid")
+    counted = "agents_t0.valid" if brief else "agents.kind"
     return (
-        f"SELECT {', '.join(keys)}, region, {columns}, {speed} AS speed_mps "
-        f"FROM (SELECT *, unnest(range(1, len(agents.kind) + 1)) AS agent FROM {table}) WHERE {value['valid']}"
+        f"SELECT * EXCLUDE (agent, {', '.join(hidden)}), {shown}, {speed} AS speed_mps "
+        f"FROM (SELECT *, unnest(range(1, len({counted}) + 1)) AS agent FROM {table}) WHERE {value['valid']}"
     )
 
 

@@ -52,7 +52,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ]
     floats = {
         "target_min_ttc_s": [0.05, 0.8, 1.4, None, None],
-        "ego_min_ttc_s": [0.05, 0.8, 1.4, None, 4.0],
+        "ego_min_ttc_s": [0.05, 0.08, 1.4, None, 4.0],
     }
     rows = scenario_rows(
         scenes,

@@ -258,6 +258,7 @@ def scenario_table(
             **scenario_columns(s.agents, s.tokens, s.request.map_bev[drivable]),
             **found_columns(s.found),
             **place_columns(s.request.place),
+            **brief.scene_columns(s.agents),
         }
         for s in scenarios
     ]

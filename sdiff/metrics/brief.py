@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sdiff import STEP_S
+from sdiff import KINDS, STEP_S
 from sdiff.metrics import at_t0, boxes
 from sdiff.metrics.kinematics import ACCELERATION_STEPS
 from sdiff.scene import Agents
@@ -14,10 +14,23 @@ from sdiff.scene import Agents
 def agents_t0(agents: Agents) -> dict[str, NDArray[Any]]:
     """The members of column `agents_t0` of scenarios, (N,) each, NaN where the schema says null."""
     now = {name: at_t0(getattr(agents, name)) for name in ("valid", "x_m", "y_m", "heading_rad", "vx_mps", "vy_mps")}
-    return {**now, "max_braking_mps2": max_braking_mps2(agents), "ego_distance_m": ego_distance_m(agents)}
+    return {**now, "braking_mps2": braking_mps2(agents), "ego_distance_m": ego_distance_m(agents)}
 
 
-def max_braking_mps2(agents: Agents) -> NDArray[np.float64]:
+def scene_columns(agents: Agents) -> dict[str, float | str]:
+    """Columns of `scenarios` that say for the whole scene what `agents_t0` says of each agent, NaN where null.
+
+    Keys: kinds, max_braking_mps2, ego_min_distance_m.
+    """
+    present = np.unique(agents.kind[at_t0(agents.valid).astype(bool)])
+    return {
+        "kinds": ",".join(sorted(KINDS[k] for k in present)),
+        "max_braking_mps2": float(np.fmax.reduce(braking_mps2(agents), initial=np.nan)),
+        "ego_min_distance_m": float(np.fmin.reduce(ego_distance_m(agents), initial=np.nan)),
+    }
+
+
+def braking_mps2(agents: Agents) -> NDArray[np.float64]:
     """Largest mean loss of speed over any second at whose both ends an agent is there, (N,), at least 0 [m/s2].
 
     NaN for an agent that is not there for a second.
