@@ -4,8 +4,8 @@ python benchmarks/query.py make SCENARIOS FOLDER [--rows 1000000] [--per-object 
 python benchmarks/query.py ask FOLDER
 
 make: replicates the scenarios of a table (a job's output) with ids, places and severities of their own, as the generate
-job writes them. ask: wall and CPU seconds per question, median of 5, each on a connection of its own; files in the page cache. CPU seconds
-are those of all threads: where other work runs beside, they say more than the clock.
+job writes them. ask: wall and CPU seconds per question, median of 5, each on a connection of its own; files in the
+page cache. CPU seconds are those of all threads: where other work runs beside, they say more than the clock.
 """
 
 import argparse

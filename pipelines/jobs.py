@@ -74,8 +74,8 @@ def _client(address: str | None) -> "JobSubmissionClient":
         ) from error
     except (ConnectionError, RuntimeError) as error:
         raise JobError(
-            f"no Ray job server answers at {_address(address)}: {error}; give --address http://HEAD:8265 of a head that "
-            "has ray[default]"
+            f"no Ray job server answers at {_address(address)}: {error}; give --address http://HEAD:8265 of a head "
+            "that has ray[default]"
         ) from error
 
 

@@ -14,7 +14,7 @@ import typer
 import schemas
 from sdiff import cli, tables
 
-COMMANDS = ("demo", "simulate", "ingest", "train", "generate", "evaluate", "query", "render", "jobs")
+COMMANDS = ("demo", "simulate", "ingest", "train", "generate", "evaluate", "query", "render")
 
 
 def sdiff(*args: str) -> subprocess.CompletedProcess[str]:

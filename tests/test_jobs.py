@@ -1,4 +1,4 @@
-"""Jobs on a Ray cluster: what the commands say and end with, against a head started here where ray[default] is there."""
+"""Jobs on a Ray cluster: what the commands say and end with, against a head of our own where ray[default] is there."""
 
 import importlib.util
 import json
