@@ -202,7 +202,7 @@ class MakeUnits:
         lent: list[dict[str, Any]] = []
         tally: Counter[str] = Counter(attempts=0)
         for a, b in chunks(len(unit.spots), BATCHES_AT_ONCE * job.batch):
-            rows = _rows(list(unit.spots[a:b]), (*PROVENANCE, "map_bev"))
+            rows = _rows(list(unit.spots[a:b]), (*PROVENANCE, "lights", "map_bev"))
             requests = [self._request(unit, a + i, row) for i, row in enumerate(rows)]
             made, counted = make(self.model, job, directive, requests)
             scenarios += made

@@ -40,7 +40,7 @@ app = typer.Typer(
 )
 
 
-def command(work: Work) -> Work:
+def command(work: Work, group: typer.Typer = app, name: str | None = None) -> Work:
     """Make `work` a command: adds --json and --verbose, prints what it returns, ends with its exit status."""
 
     @functools.wraps(work)
@@ -62,7 +62,7 @@ def command(work: Work) -> Work:
         for name, text in flags
     ]
     run.__signature__ = signature.replace(parameters=[*signature.parameters.values(), *extra])  # type: ignore[attr-defined]
-    app.command()(run)
+    group.command(name)(run)
     return work
 
 
@@ -425,6 +425,67 @@ def export(
     if to not in export.FORMATS:
         raise typer.BadParameter(f"unknown format {to!r}; the known ones are {', '.join(sorted(export.FORMATS))}")
     return export.export(scenarios, windows, to=to, output=output, limit=limit, where=where, report=say)
+
+
+jobs = typer.Typer(help="Generate jobs on a Ray cluster, through Ray's Jobs API.", no_args_is_help=True)
+app.add_typer(jobs, name="jobs")
+
+Address = Annotated[
+    str | None,
+    typer.Option(metavar="URL", help="Ray's job server, such as http://head:8265; on this machine unless given."),
+]
+JobName = Annotated[str, typer.Argument(metavar="JOB", help="Its name, as list shows it.")]
+
+
+@functools.partial(command, group=jobs, name="submit")
+def jobs_submit(
+    arguments: Annotated[list[str], typer.Argument(metavar="-- ARGUMENTS", help="Those of sdiff generate.")],
+    address: Address = None,
+    name: Annotated[str | None, typer.Option(metavar="NAME", help="Name of the job; Ray gives one otherwise.")] = None,
+) -> Result:
+    """Start sdiff generate on the cluster.
+
+    Returns at once. What a job file and a URI name must be there for the cluster.
+    """
+    from pipelines import jobs
+
+    return jobs.submit(arguments, address, name)
+
+
+@functools.partial(command, group=jobs, name="list")
+def jobs_list(address: Address = None) -> Result:
+    """The jobs of the cluster, the latest first."""
+    from pipelines import jobs
+
+    return {"jobs": jobs.listed(address)}
+
+
+@functools.partial(command, group=jobs, name="status")
+def jobs_status(job: JobName, address: Address = None) -> Result:
+    """How far a job is: its state and its last line, with rate and time left."""
+    from pipelines import jobs
+
+    return jobs.status(job, address)
+
+
+@functools.partial(command, group=jobs, name="logs")
+def jobs_logs(job: JobName, address: Address = None) -> Shown:
+    """What a job said so far."""
+    from pipelines import jobs
+
+    text = jobs.logs(job, address)
+    return Shown({"job": job, "logs": text}, text)
+
+
+@functools.partial(command, group=jobs, name="cancel")
+def jobs_cancel(job: JobName, address: Address = None) -> Result:
+    """Stop a job.
+
+    What it made stays: the same job submitted again goes on there.
+    """
+    from pipelines import jobs
+
+    return jobs.cancel(job, address)
 
 
 @app.callback(invoke_without_command=True)

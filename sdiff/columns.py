@@ -1,7 +1,7 @@
 """Agents and tokens to and from their Arrow columns, without a loop over agents."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -38,6 +38,17 @@ def agents_to_arrow(scenes: Sequence[Agents], *, generated: bool) -> pa.StructAr
     return pa.StructArray.from_arrays(
         [ragged(_flat_arrow(f, scenes), lengths, f.type) for f in column], fields=list(column)
     )
+
+
+def agents_t0_to_arrow(scenes: Sequence[Mapping[str, NDArray[Any]]]) -> pa.StructArray:
+    """The column `agents_t0` of scenarios, one row per scene of `metrics.brief.agents_t0`; NaN becomes null."""
+    column = schemas.arrow_schema("scenarios").field("agents_t0").type
+    lengths = np.array([len(s["valid"]) for s in scenes], np.int64)
+    children = []
+    for f in column:
+        values = np.concatenate([s[f.name] for s in scenes]) if scenes else np.zeros(0)
+        children.append(ragged(pa.array(values, f.type.value_type, from_pandas=True), lengths, f.type))
+    return pa.StructArray.from_arrays(children, fields=list(column))
 
 
 def tokens_to_arrow(batches: Sequence[AgentTokens]) -> pa.StructArray:

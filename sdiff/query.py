@@ -35,6 +35,7 @@ def connect(data_uri: str) -> duckdb.DuckDBPyConnection:
     """
     con = duckdb.connect()
     con.execute("SET enable_progress_bar = false")
+    con.execute("SET parquet_metadata_cache = true")
     parent, last = data_uri.rstrip("/"), data_uri.rstrip("/").rsplit("/", 1)[-1]
     if last in schemas.TABLES and storage.objects(parent):
         parent = parent.rsplit("/", 1)[0]
@@ -50,7 +51,8 @@ def connect(data_uri: str) -> duckdb.DuckDBPyConnection:
             con.read_parquet(files, union_by_name=True).create_view(name)
     for view, table in UNNESTED.items():
         if table in views(con):
-            con.execute(f"CREATE VIEW {view} AS {_unnested(table)}")
+            brief = "agents_t0" in con.table(table).columns
+            con.execute(f"CREATE VIEW {view} AS {_unnested(table, brief)}")
     if not views(con):
         raise QueryError(
             f"no table at {data_uri}; expected a folder that holds one of {', '.join(schemas.TABLES)}, "
@@ -104,20 +106,28 @@ def format_table(table: pa.Table, limit: int = 40) -> "Table":
     return shown
 
 
-def _unnested(table: str) -> str:
-    """SELECT with one row per agent observed at t0."""
-    members = {m.name: m.type for f in schemas.table_schema(table).fields if f.name == "agents" for m in f.members}
-    keys = {"scenarios": ("scenario_id", "job_id", "directive"), "windows": ("window_id", "log_id", "split")}[table]
-    # One number per agent is unnested and all else looked up by it: so a query reads only the lists that it names.
-    value = {
-        name: f"agents.{name}[agent]{f'[{T0}]' if kind.startswith('list<list<') else ''}"
-        for name, kind in members.items()
+def _unnested(table: str, brief: bool) -> str:
+    """SELECT with one row per agent observed at t0. brief: the table has the column `agents_t0`."""
+    members = {
+        f"{f.name}.{m.name}": m
+        for f in schemas.table_schema(table).fields
+        if f.name.startswith("agents")
+        for m in f.members
     }
+    columns = schemas.arrow_schema(table)
+    nested = [f.name for f in columns if pa.types.is_nested(f.type) or pa.types.is_binary(f.type)]
+    hidden = [name for name in nested if brief or name != "agents_t0"]
+    # One number per agent is unnested and all else looked up by it: so a query reads only the lists that it names.
+    value: dict[str, str] = {}
+    for path, member in members.items():
+        if path.startswith("agents.") or brief:  # what agents_t0 has takes the place of the same in agents
+            value[member.name] = f"{path}[agent]{f'[{T0}]' if member.type.startswith('list<list<') else ''}"
     speed = f"sqrt({value['vx_mps']} ** 2 + {value['vy_mps']} ** 2)"
-    columns = ", ".join(f"{sql} AS {name}" for name, sql in value.items() if name != "valid")
+    shown = ", ".join(f"{sql} AS {name}" for name, sql in value.items() if name != "valid")
+    counted = "agents_t0.valid" if brief else "agents.kind"
     return (
-        f"SELECT {', '.join(keys)}, region, {columns}, {speed} AS speed_mps "
-        f"FROM (SELECT *, unnest(range(1, len(agents.kind) + 1)) AS agent FROM {table}) WHERE {value['valid']}"
+        f"SELECT * EXCLUDE (agent, {', '.join(hidden)}), {shown}, {speed} AS speed_mps "
+        f"FROM (SELECT *, unnest(range(1, len({counted}) + 1)) AS agent FROM {table}) WHERE {value['valid']}"
     )
 
 

@@ -107,6 +107,24 @@ def test_a_scenario_names_the_window_whose_place_it_uses(made: tuple[Path, dict[
         assert row["license"] == "none"
 
 
+def test_a_scenario_says_what_road_it_is_on_and_where_its_agents_are_at_t0(
+    made: tuple[Path, dict[str, object]],
+) -> None:
+    rows = tables.read(str(made[0]), "scenarios")
+    assert set(rows["lanes_same_direction"].to_pylist()) == {2}
+    assert max(j for j in rows["junction_ahead_m"].to_pylist() if j is not None) < 90.0
+    for row in rows.to_pylist():
+        assert row["agents_t0"]["x_m"] == [x[STEPS_PAST] for x in row["agents"]["x_m"]]
+        assert row["agents_t0"]["ego_distance_m"][0] is None
+    assert rows.column("ego_min_ttc_s").to_pylist()[:4] == sorted(
+        rows["ego_min_ttc_s"].to_pylist()[:4], key=worst_first
+    )
+
+
+def worst_first(ttc_s: float | None) -> float:
+    return np.inf if ttc_s is None else ttc_s
+
+
 def test_the_same_job_gives_the_same_bytes(
     made: tuple[Path, dict[str, object]], windows: str, job_file: str, tmp_path: Path
 ) -> None:

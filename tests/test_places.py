@@ -16,7 +16,7 @@ from sdiff.directives.search import NoPlace, find
 from sdiff.directives.units import counts, places_wanted
 from sdiff.geometry import SE2
 from sdiff.maps.lanes import LaneGraph
-from sdiff.maps.places import Place, Wanted
+from sdiff.maps.places import Place, Wanted, place_columns
 from sdiff.scene import Agents, AgentTokens, SceneToken
 from sdiff.span import Span
 
@@ -294,3 +294,18 @@ def test_windows_are_found_in_a_folder_or_its_parent(windows: str) -> None:
     by_parent = find(job(), windows, {"free": 1000}).spots
     by_table = find(job(), str(Path(windows) / "windows"), {"free": 1000}).spots
     assert by_parent == by_table
+
+
+def test_the_columns_of_a_place_say_what_road_it_is_on() -> None:
+    assert place_columns(BEFORE) == {
+        "lanes_same_direction": 2,
+        "junction_ahead_m": pytest.approx(20.0),
+        "light": "stop",
+    }
+    past = place_columns(av_at(50.0, -1.75))
+    assert past["lanes_same_direction"] == 2
+    assert np.isnan(past["junction_ahead_m"])
+    north = place_columns(av_at(24.0, -60.0, np.pi / 2))
+    assert north["lanes_same_direction"] == 1
+    field = place_columns(av_at(-10.0, 60.0))
+    assert np.isnan(field["lanes_same_direction"]) and field["light"] == "none"

@@ -10,9 +10,11 @@ import pytest
 
 import schemas
 from sdiff import KINDS, columns, query, tables
+from sdiff.metrics.brief import agents_t0, scene_columns
 from sdiff.scene import Agents, AgentTokens, SceneToken
 
 STEPS = 41
+BRIEF = {"kinds": pa.string(), "max_braking_mps2": pa.float32(), "ego_min_distance_m": pa.float32()}
 
 
 def agents_of(kinds: list[str], speed_mps: float = 5.0, generated: bool = False) -> Agents:
@@ -41,8 +43,11 @@ def agents_of(kinds: list[str], speed_mps: float = 5.0, generated: bool = False)
 def scenario_rows(scenes: list[Agents], **constant: Any) -> pa.Table:
     """Rows of table scenarios around `scenes`; other columns are fillers of their type."""
     n = len(scenes)
+    briefly = [scene_columns(s) for s in scenes]
     special = {
         "agents": columns.agents_to_arrow(scenes, generated=True),
+        "agents_t0": columns.agents_t0_to_arrow([agents_t0(s) for s in scenes]),
+        **{name: pa.array([s[name] for s in briefly], kind, from_pandas=True) for name, kind in BRIEF.items()},
         "tokens": columns.tokens_to_arrow([AgentTokens.unspecified(0)] * n),
         "scene_token": columns.scene_tokens_to_arrow([SceneToken()] * n),
         "scenario_id": pa.array([f"scenario{i}" for i in range(n)]),

@@ -44,8 +44,8 @@ def scenario_agents(n_ids: int, n_kinds: int) -> pa.Table:
     row["agents"] |= {k: [1.0] * n_ids for k in ("length_m", "width_m", "score")} | {"token_index": [-1] * n_ids}
     plain = {"string": "x", "int64": 1, "int32": 1, "float": 1.0, "double": 1.0, "bool": True}
     for field in want:
-        if field.name == "tokens":
-            row["tokens"] = {m.name: [] for m in field.type}
+        if field.name in ("tokens", "agents_t0"):
+            row[field.name] = {m.name: [] for m in field.type}
         elif field.name == "scene_token":
             row["scene_token"] = {m.name: None for m in field.type}
         elif field.name != "agents":

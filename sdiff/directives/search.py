@@ -143,10 +143,12 @@ def window_rows(spots: list[Spot], columns: list[str]) -> list[dict[str, Any]]:
 def place_of(row: dict[str, Any], load_graph: Callable[[], LaneGraph]) -> Place:
     """The place of a row of the table windows: its origin; speed and signals where they are there."""
     origin = SE2(row["origin_x_m"], row["origin_y_m"], row["origin_heading_rad"])
+    if lights := row.get("lights"):
+        row = row | {"light_ids": lights["feature_id"], "light_states": [s[STEPS_PAST] for s in lights["state"]]}
     states = zip(row.get("light_ids") or [], row.get("light_states") or [], strict=True)
-    lights = tuple((lane, LIGHT_STATES[state]) for lane, state in states if state)
+    signals = tuple((lane, LIGHT_STATES[state]) for lane, state in states if state)
     speed = row.get("ego_speed_mps")
-    return Place(load_graph, origin, float("nan") if speed is None else speed, lights)
+    return Place(load_graph, origin, float("nan") if speed is None else speed, signals)
 
 
 def _examine(

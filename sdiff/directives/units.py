@@ -18,7 +18,8 @@ from sdiff.directives.job import Job
 from sdiff.directives.judging import Accept, Verdict, judge
 from sdiff.directives.search import Found, Spot, chunks
 from sdiff.directives.steering import steered
-from sdiff.maps.places import Place
+from sdiff.maps.places import Place, place_columns
+from sdiff.metrics import brief
 from sdiff.metrics.matching import alike, token_index
 from sdiff.metrics.safety import found_columns, scenario_columns
 from sdiff.scene import BEV_PIXELS, MAP_CHANNELS, Agents, AgentTokens, Sample, SceneToken
@@ -108,7 +109,7 @@ class Scenario:
     tokens: AgentTokens
     scene: SceneToken
     agents: Agents
-    measured: dict[str, float | bool]
+    measured: dict[str, float | bool | str]
 
 
 def job_id(job: Job, windows: list[str], model_id: str) -> str:
@@ -196,15 +197,14 @@ def make(
                     tally[f"rejected: {verdict.rejected}"] += 1
                     continue
                 tally += Counter({f"agents left out: {why}": n for why, n in verdict.left_out.items()})
-                measured = scenario_columns(verdict.agents, asked.tokens, asked.map_bev[DRIVABLE])
+                measured = {
+                    **scenario_columns(verdict.agents, asked.tokens, asked.map_bev[DRIVABLE]),
+                    **found_columns(made.found),
+                    **place_columns(requests[i].place),
+                    **brief.scene_columns(verdict.agents),
+                }
                 accepted[i] = Scenario(
-                    asked.scenario_id,
-                    requests[i].number,
-                    attempt,
-                    asked.tokens,
-                    asked.scene,
-                    verdict.agents,
-                    measured | found_columns(made.found),
+                    asked.scenario_id, requests[i].number, attempt, asked.tokens, asked.scene, verdict.agents, measured
                 )
     return [accepted[i] for i in sorted(accepted)], tally
 
@@ -260,7 +260,10 @@ def near_duplicates(scenarios: list[Scenario], places: list[str]) -> int:
 def scenario_table(
     job: Job, job_id: str, model_id: str, unit: Unit, scenarios: list[Scenario], provenance: list[dict[str, Any]]
 ) -> pa.Table:
-    """The unit's object of the table scenarios. provenance: per scenario, the columns that its window lends."""
+    """The unit's object of the table scenarios, sorted by severity, see SORTED_BY.
+
+    provenance: per scenario, the columns that its window lends.
+    """
     schema = schemas.arrow_schema("scenarios")
     data: dict[str, Any] = {
         "scenario_id": [s.scenario_id for s in scenarios],
@@ -269,6 +272,7 @@ def scenario_table(
         "scene_token": columns.scene_tokens_to_arrow([s.scene for s in scenarios]),
         "n_agents": [len(s.agents) for s in scenarios],
         "agents": columns.agents_to_arrow([s.agents for s in scenarios], generated=True),
+        "agents_t0": columns.agents_t0_to_arrow([brief.agents_t0(s.agents) for s in scenarios]),
     }
     constant = {
         "job_id": job_id,
@@ -285,10 +289,14 @@ def scenario_table(
         lent = bool(provenance) and f.name in provenance[0]
         values = [row[f.name] for row in (provenance if lent else [s.measured for s in scenarios])]
         data[f.name] = pa.array(values, f.type, from_pandas=True)  # NaN becomes null
-    return pa.table(
+    table = pa.table(
         [v if isinstance(v, pa.Array) else pa.array(v, f.type) for f in schema for v in [data[f.name]]], schema=schema
     )
+    return table.sort_by([(name, "ascending") for name in SORTED_BY])
 
+
+SORTED_BY = ("ego_min_ttc_s", "scenario_id")
+"""Order of the rows of an object: the critical ones lie together, so that a query for them reads few row groups."""
 
 PROVENANCE = (
     "window_id",

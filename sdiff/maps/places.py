@@ -114,6 +114,11 @@ class Place:
             found.append((s_m, _across(ring, way.pose(s_m))))
         return sorted(found, key=lambda c: c[0])
 
+    @property
+    def junctions_ahead_m(self) -> list[float]:
+        """Distances along the ways ahead to where they enter a junction [m]."""
+        return [p.junction_m[0] for p in self.paths if p.junction_m]
+
     def light(self) -> str:
         """State at t0 of the first signal that controls the AV's way ahead, or none."""
         states = dict(self.light_states)
@@ -124,6 +129,18 @@ class Place:
                 if state is not None:
                     return state
         return "none"
+
+
+def place_columns(place: Place) -> dict[str, float | str]:
+    """The columns of `scenarios` that say what road a place is on, NaN where the schema says null.
+
+    Keys: lanes_same_direction, junction_ahead_m [m], light.
+    """
+    return {
+        "lanes_same_direction": len(place.road) or float("nan"),
+        "junction_ahead_m": min(place.junctions_ahead_m, default=float("nan")),
+        "light": place.light(),
+    }
 
 
 def _runs_along(way: Path, path: Path, side: str) -> bool:
@@ -174,8 +191,7 @@ class Wanted:
 
 
 def _junction_ahead(wanted: Span, place: Place) -> bool:
-    junctions = [p.junction_m[0] for p in place.paths if p.junction_m]
-    return bool(junctions) and wanted.contains(min(junctions))
+    return bool(place.junctions_ahead_m) and wanted.contains(min(place.junctions_ahead_m))
 
 
 _TESTS: dict[str, Callable[..., bool]] = {
