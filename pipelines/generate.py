@@ -139,9 +139,10 @@ class MakeUnits:
         scenarios, tally = make(self.model, job, self.directives[unit.directive], requests)
         lent = [rows[s.request.number - unit.first] for s in scenarios]
         table = scenario_table(job, self.work.job_id, self.model.model_id, unit, scenarios, lent)
+        tally["scenarios"] = len(scenarios)
         metadata = {"sdiff.unit": json.dumps(tally, sort_keys=True), "sdiff.made_with": _made_with(self.work.device)}
         tables.write(table, "scenarios", job.output or "", unit.unit_id, metadata)
-        tally.update(scenarios=len(scenarios), units_made=1, ms_working=round(1000 * (time.monotonic() - started)))
+        tally.update(units_made=1, ms_working=round(1000 * (time.monotonic() - started)))
         return tally
 
     def _request(self, unit: Unit, i: int, row: dict[str, Any]) -> Request:

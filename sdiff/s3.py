@@ -14,7 +14,7 @@ from s3fs.core import S3_RETRYABLE_ERRORS
 PATIENCE_S = 120.0
 """How long an outage may last [s]."""
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 5.0
-"""Pauses between attempts double, and are drawn from the upper half of this, so that workers do not come back as one."""
+"""Pauses between attempts double; drawn from their upper half, so that workers do not come back as one [s]."""
 CONNECT_TIMEOUT_S, READ_TIMEOUT_S = 5, 20
 """Until a connection stands, and between two of its bytes [s]."""
 ONE_PUT = 5 * 2**30

@@ -15,6 +15,11 @@ from sdiff import storage
 ROWS_PER_GROUP = {"windows": 64, "scenarios": 1024}
 """Rows per row group; 8192 where a table holds no tensors. 64 windows are 84 MB in memory."""
 
+CHECKED_PARQUET = ds.ParquetFileFormat(
+    default_fragment_scan_options=ds.ParquetFragmentScanOptions(page_checksum_verification=True)
+)
+"""Parquet whose pages are compared with their checksums as they are read."""
+
 
 class TableError(ValueError):
     """A table is missing, empty or made with other options: says which, where, and what to do."""
@@ -35,7 +40,8 @@ def encode(table: pa.Table, name: str, metadata: dict[str, str] | None = None) -
     """
     schemas.check(table, name)
     schema = schemas.arrow_schema(name)
-    table = table.cast(schema).replace_schema_metadata({**(schema.metadata or {}), **(metadata or {})})
+    facts = {**(schema.metadata or {}), **dict(sorted((metadata or {}).items()))}
+    table = table.cast(schema).replace_schema_metadata(facts)
     leaves = _leaves(name)
     numbers = [path for path, kind in leaves.items() if kind in ("FLOAT", "DOUBLE")]
     blobs = [f.name for f in schema if pa.types.is_binary(f.type)]
@@ -49,9 +55,15 @@ def encode(table: pa.Table, name: str, metadata: dict[str, str] | None = None) -
         use_byte_stream_split=numbers,
         write_statistics=[c for c in leaves if c not in blobs],
         write_page_index=True,
+        write_page_checksum=True,
         row_group_size=ROWS_PER_GROUP.get(name, 8192),
     )
     return sink.getvalue().to_pybytes()
+
+
+def same_writer(metadata: pq.FileMetaData) -> bool:
+    """Whether an object was written by this version of the Parquet library, so that `encode` gives its bytes again."""
+    return bool(metadata.created_by == _created_by())
 
 
 def write(table: pa.Table, name: str, uri: str, object_name: str, metadata: dict[str, str] | None = None) -> str:
@@ -68,14 +80,20 @@ def dataset(uri: str, name: str) -> ds.Dataset:
     if not found:
         raise TableError(f"no table {name} at {folder}; expected a folder of .parquet objects there")
     fs, _ = storage.filesystem(found[0])
-    return ds.dataset(
-        [storage.filesystem(f)[1] for f in found], schema=schemas.arrow_schema(name), format="parquet", filesystem=fs
-    )
+    paths = [storage.filesystem(f)[1] for f in found]
+    return ds.dataset(paths, schema=schemas.arrow_schema(name), format=CHECKED_PARQUET, filesystem=fs)
 
 
 def read(uri: str, name: str, columns: list[str] | None = None, where: ds.Expression | None = None) -> pa.Table:
     """Rows of the table `name`. Raises TableError where there is no such table."""
     return dataset(uri, name).to_table(columns=columns, filter=where)
+
+
+@cache
+def _created_by() -> str:
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.table({"x": [0]}), sink)
+    return str(pq.ParquetFile(sink.getvalue()).metadata.created_by)
 
 
 @cache

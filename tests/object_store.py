@@ -1,6 +1,5 @@
 """A real S3 server: SeaweedFS, with credentials made up on the spot."""
 
-import asyncio
 import json
 import os
 import secrets
@@ -52,11 +51,13 @@ class ObjectStore:
     def start(self) -> None:
         """Start, or start again on the same data, and wait until it answers."""
         ports = [f"-{name}.port={port}" for name, port in self.ports.items()]
+        options = [
+            *(f"-dir={self.folder / 'data'}", f"-s3.config={self.folder / 's3.json'}"),
+            *("-s3.port.iceberg=0", "-s3.port.lance=0", "-volume.max=200", "-master.volumeSizeLimitMB=64"),
+        ]
         with open(self.folder / "log", "ab") as log:
             self.process = subprocess.Popen(
-                [WEED, "server", f"-dir={self.folder / 'data'}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-s3", *ports]
-                + ["-s3.port.iceberg=0", "-s3.port.lance=0", f"-s3.config={self.folder / 's3.json'}"]
-                + ["-volume.max=200", "-master.volumeSizeLimitMB=64"],
+                [WEED, "server", "-s3", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", *options, *ports],
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
@@ -89,7 +90,7 @@ class ObjectStore:
             if not fs.exists("hello"):
                 fs.mkdir("hello")
             fs.pipe_file("hello/hello", b"hello")
-        except (OSError, asyncio.TimeoutError):
+        except (TimeoutError, OSError):
             return False
         return True
 
