@@ -3,7 +3,7 @@
 import os
 import re
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -49,6 +49,17 @@ def filesystem(uri: str) -> tuple[Any, str]:
         )
     fs, path = fsspec.core.url_to_fs(uri)
     return fs, path.rstrip("/") or "/"
+
+
+def snapshot(uri: str, folders: Iterable[str]) -> Any:
+    """A filesystem that lists `folders` of `uri` once: who asks for each object's size again asks what is known."""
+    with _explained(uri, "read"):
+        filesystem(uri)
+        fs, path = fsspec.core.url_to_fs(uri, use_listings_cache=True, skip_instance_cache=True)
+        if not is_local(fs):
+            for folder in folders:
+                fs.find(join(path, folder))
+        return fs
 
 
 def is_local(fs: Any) -> bool:

@@ -4,6 +4,8 @@ import json
 import os
 import subprocess
 import sys
+import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,11 +13,12 @@ import numpy as np
 import pytest
 import ray
 from crossroads import load_stand_in, write_windows
+from flaky import FAULTS, flaky
 from object_store import ObjectStore
 from synthetic import driving_log, gpudrive_json
 
 from pipelines import evaluate, generate, ingest
-from sdiff import query, storage, tables, view
+from sdiff import query, storage, tables, verify, view
 from sdiff.s3 import PatientS3
 
 JOB = "name: test\ncount: 9\nscenarios_per_unit: 4\nbatch: 4\nseed: 5\n"
@@ -220,3 +223,52 @@ def test_parquet_of_a_large_unit_is_one_put(s3: ObjectStore, bucket: str, monkey
     storage.write_bytes(f"{bucket}/large", data)
     assert asked == ["put_object"]
     assert storage.size(f"{bucket}/large") == len(data)
+
+
+def test_a_query_asks_for_each_object_once(made: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: Counter[str] = Counter()
+    call = PatientS3._call_s3
+
+    async def listening(self: PatientS3, method: str, *args: object, **options: object) -> object:
+        asked[method] += 1
+        return await call(self, method, *args, **options)
+
+    monkeypatch.setattr(PatientS3, "_call_s3", listening)
+    query.run("SELECT count(*) FROM scenarios", made)
+    n = len(storage.objects(f"{made}/scenarios")) + len(storage.objects(f"{made}/jobs"))
+    assert asked["get_object"] <= 2 * n
+
+
+def test_a_store_that_fails_for_a_while_costs_time_and_nothing_else(
+    s3: ObjectStore, ingested: str, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with flaky(s3.ports["s3"], seed=1, share=0.4, good_after_s=60, slow_s=0.5) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", proxy.url)
+        PatientS3.clear_instance_cache()
+        ingest.run("gpudrive", f"{bucket}/raw", f"{bucket}/hindered")
+        rows = query.run("SELECT count(*) AS n FROM windows", f"{bucket}/hindered").to_pylist()
+        problems = [p for report in verify.verify(f"{bucket}/hindered") for p in report.problems]
+        met = set(proxy.met)
+    PatientS3.clear_instance_cache()
+    assert met == set(FAULTS), "all of them happened"
+    assert s3.contents(f"{bucket}/hindered") == s3.contents(ingested)
+    assert rows == [{"n": tables.read(ingested, "windows", ["window_id"]).num_rows}]
+    assert problems == []
+
+
+def test_a_store_that_stays_away_ends_the_job_in_time_and_the_same_call_goes_on(
+    s3: ObjectStore, ingested: str, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = f"{bucket}/away"
+    with flaky(s3.ports["s3"], seed=2, share=1.0, good_after_s=1e9, slow_s=0) as proxy, monkeypatch.context() as patch:
+        patch.setenv("AWS_ENDPOINT_URL_S3", proxy.url)
+        PatientS3.clear_instance_cache()
+        fs = PatientS3(patience_s=2, skip_instance_cache=True)
+        started = time.monotonic()
+        with pytest.raises(ConnectionError, match=r"S3 did not answer for \d s .* run the same command again"):
+            fs.pipe_file(f"{output}/x", b"x")
+        assert time.monotonic() - started < 30
+    PatientS3.clear_instance_cache()
+    assert s3.contents(output) == {}
+    ingest.run("gpudrive", f"{bucket}/raw", output)
+    assert s3.contents(output) == s3.contents(ingested)
