@@ -19,6 +19,8 @@ CHECKED_PARQUET = ds.ParquetFileFormat(
     default_fragment_scan_options=ds.ParquetFragmentScanOptions(page_checksum_verification=True)
 )
 """Parquet whose pages are compared with their checksums as they are read."""
+ENCODING = "sdiff.encoding"
+"""Key of an object's metadata that names its encoding."""
 
 
 class TableError(ValueError):
@@ -39,31 +41,34 @@ def encode(table: pa.Table, name: str, metadata: dict[str, str] | None = None) -
     Raises schemas.SchemaMismatch.
     """
     schemas.check(table, name)
-    schema = schemas.arrow_schema(name)
-    facts = {**(schema.metadata or {}), **dict(sorted((metadata or {}).items()))}
-    table = table.cast(schema).replace_schema_metadata(facts)
-    leaves = _leaves(name)
-    numbers = [path for path, kind in leaves.items() if kind in ("FLOAT", "DOUBLE")]
-    blobs = [f.name for f in schema if pa.types.is_binary(f.type)]
+    schema, options = schemas.arrow_schema(name), _options(name)
+    facts = {**(schema.metadata or {}), **dict(sorted((metadata or {}).items())), ENCODING: encoding(name)}
     sink = pa.BufferOutputStream()
-    pq.write_table(
-        table,
-        sink,
-        compression="zstd",
-        compression_level=3,
-        use_dictionary=[c for c in leaves if c not in blobs and c not in numbers],
-        use_byte_stream_split=numbers,
-        write_statistics=[c for c in leaves if c not in blobs],
-        write_page_index=True,
-        write_page_checksum=True,
-        row_group_size=ROWS_PER_GROUP.get(name, 8192),
-    )
+    pq.write_table(table.cast(schema).replace_schema_metadata(facts), sink, **options)
     return sink.getvalue().to_pybytes()
 
 
-def same_writer(metadata: pq.FileMetaData) -> bool:
-    """Whether an object was written by this version of the Parquet library, so that `encode` gives its bytes again."""
-    return bool(metadata.created_by == _created_by())
+def encoding(name: str) -> str:
+    """Names how `encode` turns rows of a table into bytes: who has an object of this name gets its bytes again."""
+    return fingerprint([_options(name), pa.__version__])
+
+
+@cache
+def _options(name: str) -> dict[str, Any]:
+    """Options of the Parquet writer."""
+    leaves = _leaves(name)
+    numbers = [path for path, kind in leaves.items() if kind in ("FLOAT", "DOUBLE")]
+    blobs = [f.name for f in schemas.arrow_schema(name) if pa.types.is_binary(f.type)]
+    return {
+        "compression": "zstd",
+        "compression_level": 3,
+        "use_dictionary": [c for c in leaves if c not in blobs and c not in numbers],
+        "use_byte_stream_split": numbers,
+        "write_statistics": [c for c in leaves if c not in blobs],
+        "write_page_index": True,
+        "write_page_checksum": True,
+        "row_group_size": ROWS_PER_GROUP.get(name, 8192),
+    }
 
 
 def write(table: pa.Table, name: str, uri: str, object_name: str, metadata: dict[str, str] | None = None) -> str:
@@ -87,13 +92,6 @@ def dataset(uri: str, name: str) -> ds.Dataset:
 def read(uri: str, name: str, columns: list[str] | None = None, where: ds.Expression | None = None) -> pa.Table:
     """Rows of the table `name`. Raises TableError where there is no such table."""
     return dataset(uri, name).to_table(columns=columns, filter=where)
-
-
-@cache
-def _created_by() -> str:
-    sink = pa.BufferOutputStream()
-    pq.write_table(pa.table({"x": [0]}), sink)
-    return str(pq.ParquetFile(sink.getvalue()).metadata.created_by)
 
 
 @cache

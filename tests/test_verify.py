@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from synthetic import driving_log, gpudrive_json
+from test_cli import sdiff
 from test_query import agents_of, scenario_rows
 
 import schemas
@@ -64,8 +65,8 @@ def problems(output: Path) -> dict[str, str]:
 
 def test_a_table_that_was_made_undisturbed_has_no_problem(made: Path, ingested: Path) -> None:
     assert problems(made) == problems(ingested) == {}
-    reports = {r.table: (r.objects, r.rows) for r in verify.verify(str(made))}
-    assert reports == {"scenarios": (4, 7), "jobs": (2, 4)}
+    reports = {r.table: (r.objects, r.compared, r.rows) for r in verify.verify(str(made))}
+    assert reports == {"scenarios": (4, 4, 7), "jobs": (2, 2, 4)}
     counted = {r.table: r.rows for r in verify.verify(str(ingested))}
     assert set(counted) == {"maps", "windows", "agent_tokens", "dead_letters"}
     assert counted["windows"] == tables.read(str(ingested), "windows", ["window_id"]).num_rows
@@ -114,6 +115,29 @@ def test_rows_lost_after_they_were_counted_are_noticed(made: Path) -> None:
     counted = {"sdiff.unit": json.dumps({"scenarios": 3})}
     tables.write(unit("aa", 0, 3).slice(0, 2), "scenarios", str(made), "aa-000000", counted)
     assert problems(made) == {"scenarios/aa-000000.parquet": "holds 2 scenarios, but 3 were counted when it was made"}
+
+
+def test_an_object_of_another_encoding_is_no_problem_but_its_pages_are_compared(made: Path) -> None:
+    victim = made / "scenarios" / "aa-000000.parquet"
+    table = pq.read_table(victim)
+    other = table.replace_schema_metadata({**table.schema.metadata, tables.ENCODING.encode(): b"another"})
+    pq.write_table(other, victim, write_page_checksum=True)
+    (report, _) = verify.verify(str(made))
+    assert (report.objects, report.compared, report.problems) == (4, 3, [])
+    data = bytearray(victim.read_bytes())
+    data[len(data) // 3] ^= 1
+    victim.write_bytes(data)
+    assert list(problems(made)) == ["scenarios/aa-000000.parquet"]
+
+
+def test_the_command_says_what_is_wrong_and_fails(made: Path) -> None:
+    whole = sdiff("verify", str(made), "--json")
+    assert (whole.returncode, json.loads(whole.stdout)["problems"]) == (0, [])
+    (made / "scenarios" / "bb-000000.parquet").unlink()
+    broken = sdiff("verify", str(made), "--json")
+    assert broken.returncode == 1
+    assert json.loads(broken.stdout)["problems"][0]["object"] == "scenarios/bb-000000.parquet"
+    assert "1 problem at" in broken.stderr
 
 
 def test_another_version_of_the_schema_is_named(made: Path) -> None:
