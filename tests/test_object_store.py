@@ -24,7 +24,7 @@ from sdiff.s3 import PatientS3
 JOB = "name: test\ncount: 9\nscenarios_per_unit: 4\nbatch: 4\nseed: 5\n"
 
 
-@pytest.fixture(scope="module", autouse=True)
+@pytest.fixture(scope="module")
 def ray_of_our_own(s3: ObjectStore) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(Path(__file__).parent))  # where the actors find the stand-in
@@ -66,7 +66,7 @@ def make(windows: str, output: str) -> dict[str, object]:
 
 
 @pytest.fixture(scope="module")
-def made(windows: str, bucket: str) -> str:
+def made(ray_of_our_own: None, windows: str, bucket: str) -> str:
     make(windows, f"{bucket}/made")
     return f"{bucket}/made"
 

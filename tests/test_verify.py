@@ -124,8 +124,8 @@ def test_an_object_of_another_encoding_is_no_problem_but_its_pages_are_compared(
     pq.write_table(other, victim, write_page_checksum=True)
     (report, _) = verify.verify(str(made))
     assert (report.objects, report.compared, report.problems) == (4, 3, [])
-    data = bytearray(victim.read_bytes())
-    data[len(data) // 3] ^= 1
+    data, column = bytearray(victim.read_bytes()), pq.read_metadata(victim).row_group(0).column(0)
+    data[(column.dictionary_page_offset or column.data_page_offset) + column.total_compressed_size - 1] ^= 1
     victim.write_bytes(data)
     assert list(problems(made)) == ["scenarios/aa-000000.parquet"]
 
