@@ -26,8 +26,10 @@ class FlakyProxy:
     slow_s: how long a slow answer takes [s]. met: how often each fault was met.
     """
 
-    def __init__(self, port: int, seed: int, share: float, good_after_s: float, slow_s: float) -> None:
-        self.port, self.share, self.slow_s = port, share, slow_s
+    def __init__(
+        self, port: int, seed: int, share: float, good_after_s: float, slow_s: float, faults: tuple[str, ...]
+    ) -> None:
+        self.port, self.share, self.slow_s, self.faults = port, share, slow_s, faults
         self.random = random.Random(seed)
         self.good_at = time.monotonic() + good_after_s
         self.met: Counter[str] = Counter()
@@ -43,7 +45,7 @@ class FlakyProxy:
                 return
             fault = ""
             if time.monotonic() < self.good_at and self.random.random() < self.share:
-                fault = self.random.choice(FAULTS)
+                fault = self.random.choice(self.faults)
                 self.met[fault] += 1
             threading.Thread(target=self._serve, args=(client, fault), daemon=True).start()
 
@@ -100,9 +102,11 @@ def _some(source: socket.socket) -> bytes:
 
 
 @contextmanager
-def flaky(port: int, seed: int, share: float, good_after_s: float, slow_s: float) -> Iterator[FlakyProxy]:
+def flaky(
+    port: int, seed: int, share: float, good_after_s: float, slow_s: float = 0.5, faults: tuple[str, ...] = FAULTS
+) -> Iterator[FlakyProxy]:
     """A proxy that listens until the end of the block."""
-    proxy = FlakyProxy(port, seed, share, good_after_s, slow_s)
+    proxy = FlakyProxy(port, seed, share, good_after_s, slow_s, faults)
     try:
         yield proxy
     finally:

@@ -242,8 +242,8 @@ def test_a_query_asks_for_each_object_once(made: str, monkeypatch: pytest.Monkey
 def test_a_store_that_fails_for_a_while_costs_time_and_nothing_else(
     s3: ObjectStore, ingested: str, bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with flaky(s3.ports["s3"], seed=1, share=0.4, good_after_s=60, slow_s=0.5) as proxy:
-        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", proxy.url)
+    with flaky(s3.ports["s3"], seed=1, share=0.4, good_after_s=60) as proxy, monkeypatch.context() as patch:
+        patch.setenv("AWS_ENDPOINT_URL_S3", proxy.url)
         PatientS3.clear_instance_cache()
         ingest.run("gpudrive", f"{bucket}/raw", f"{bucket}/hindered")
         rows = query.run("SELECT count(*) AS n FROM windows", f"{bucket}/hindered").to_pylist()
@@ -260,7 +260,10 @@ def test_a_store_that_stays_away_ends_the_job_in_time_and_the_same_call_goes_on(
     s3: ObjectStore, ingested: str, bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     output = f"{bucket}/away"
-    with flaky(s3.ports["s3"], seed=2, share=1.0, good_after_s=1e9, slow_s=0) as proxy, monkeypatch.context() as patch:
+    with (
+        flaky(s3.ports["s3"], seed=2, share=1.0, good_after_s=1e9, faults=("503",)) as proxy,
+        monkeypatch.context() as patch,
+    ):
         patch.setenv("AWS_ENDPOINT_URL_S3", proxy.url)
         PatientS3.clear_instance_cache()
         fs = PatientS3(patience_s=2, skip_instance_cache=True)
