@@ -211,9 +211,10 @@ class MakeUnits:
         if copies := near_duplicates(scenarios, [row["window_id"] for row in lent]):
             tally["near_duplicates"] = copies
         table = scenario_table(job, self.work.job_id, self.model.model_id, unit, scenarios, lent)
+        tally["scenarios"] = len(scenarios)
         metadata = {"sdiff.unit": json.dumps(tally, sort_keys=True), "sdiff.made_with": _made_with(self.work.device)}
         tables.write(table, "scenarios", job.output or "", unit.unit_id, metadata)
-        tally.update(scenarios=len(scenarios), units_made=1, ms_working=round(1000 * (time.monotonic() - started)))
+        tally.update(units_made=1, ms_working=round(1000 * (time.monotonic() - started)))
         return tally
 
     def _request(self, unit: Unit, i: int, row: dict[str, Any]) -> Request:

@@ -21,10 +21,11 @@ Result = Mapping[str, Any]
 
 
 class Shown(NamedTuple):
-    """A result that knows better than `show` how people want to see it."""
+    """A result that knows better than `show` how people want to see it. failure: why the exit status is 1, if it is."""
 
     result: Result
     table: "RenderableType"
+    failure: str = ""
 
 
 Work = Callable[..., Result | Shown]
@@ -84,7 +85,7 @@ def report(work: Work, *, as_json: bool, verbose: bool) -> int:
                 traceback.print_exc()
             print(f"sdiff: {_message(error)}", file=sys.stderr)
             return 1
-        plain, table = result if isinstance(result, Shown) else (result, None)
+        plain, table, failure = result if isinstance(result, Shown) else (result, None, "")
         if as_json:
             import orjson
 
@@ -94,7 +95,9 @@ def report(work: Work, *, as_json: bool, verbose: bool) -> int:
             from rich.console import Console
 
             Console(file=stdout).print(table or _tables(plain))
-    return 0
+        if failure:
+            print(f"sdiff: {failure}", file=sys.stderr)
+    return 1 if failure else 0
 
 
 def say(line: str) -> None:
@@ -369,6 +372,20 @@ def query(
 
     rows = query.run(sql, data)
     return Shown({"rows": rows.to_pylist()}, query.format_table(rows))
+
+
+@command
+def verify(uri: Annotated[str, typer.Argument(metavar="URI", help="Parent of the tables.")]) -> Shown:
+    """Check that tables are whole: all that was planned is there, nothing else is, and every object can be read.
+
+    Exit status 1 where anything is wrong, with what to do.
+    """
+    from sdiff import verify
+
+    result = verify.as_result(verify.verify(uri))
+    n = len(result["problems"])
+    failure = f"{n} problem{'s' if n > 1 else ''} at {uri}" if n else ""
+    return Shown(result, _tables(result if n else {"tables": result["tables"]}), failure)
 
 
 @command

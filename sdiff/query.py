@@ -39,9 +39,8 @@ def connect(data_uri: str) -> duckdb.DuckDBPyConnection:
     parent, last = data_uri.rstrip("/"), data_uri.rstrip("/").rsplit("/", 1)[-1]
     if last in schemas.TABLES and storage.objects(parent):
         parent = parent.rsplit("/", 1)[0]
-    fs, _ = storage.filesystem(parent)
-    protocols = (fs.protocol,) if isinstance(fs.protocol, str) else tuple(fs.protocol)
-    local = "file" in protocols
+    fs = storage.snapshot(parent, schemas.TABLES)
+    local = storage.is_local(fs)
     if not local:
         con.register_filesystem(fs)
     for name in schemas.TABLES:

@@ -1,12 +1,18 @@
 """Bytes in and out of any fsspec URI. Knows files, not driving."""
 
 import os
+import re
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import fsspec
+
+for protocol in ("s3", "s3a"):
+    fsspec.register_implementation(protocol, "sdiff.s3.PatientS3", clobber=True)
+
+_SECRET = re.compile(r"(?<=//)[^/@]*:[^/@]*@")
 
 
 class StorageError(OSError):
@@ -20,15 +26,40 @@ def _explained(uri: str, what: str) -> Iterator[None]:
     except StorageError:
         raise
     except Exception as error:  # every object store's client has errors of its own, and no base in common
-        raise StorageError(
-            f"cannot {what} {uri}: {error}; check that it exists and that you may {what} there"
-        ) from error
+        raise StorageError(f"cannot {what} {uri}: {error or type(error).__name__}; {_remedy(error, what)}") from error
+
+
+def _remedy(error: Exception, what: str) -> str:
+    match error:
+        case PermissionError():
+            return f"check your credentials for it, and that they may {what} there"
+        case FileNotFoundError() if what == "write":
+            return "make the bucket or the drive first"
+        case ConnectionError():
+            return "what is done is kept"
+    return f"check that it exists and that you may {what} there"
 
 
 def filesystem(uri: str) -> tuple[Any, str]:
-    """The fsspec filesystem of `uri` and the path within it."""
+    """The fsspec filesystem of `uri` and the path within it. Raises StorageError for a URI that holds a secret."""
+    if _SECRET.search(uri):
+        raise StorageError(
+            f"{_SECRET.sub('...@', uri)} holds credentials; a URI goes into logs and messages: take them out, and give "
+            "them by environment or configuration, as docs/object-storage.md says"
+        )
     fs, path = fsspec.core.url_to_fs(uri)
     return fs, path.rstrip("/") or "/"
+
+
+def snapshot(uri: str, folders: Iterable[str]) -> Any:
+    """A filesystem that lists `folders` of `uri` once: who asks for each object's size again asks what is known."""
+    with _explained(uri, "read"):
+        filesystem(uri)
+        fs, path = fsspec.core.url_to_fs(uri, use_listings_cache=True, skip_instance_cache=True)
+        if not is_local(fs):
+            for folder in folders:
+                fs.find(join(path, folder))
+        return fs
 
 
 def is_local(fs: Any) -> bool:

@@ -15,6 +15,13 @@ from sdiff import storage
 ROWS_PER_GROUP = {"windows": 64, "scenarios": 1024}
 """Rows per row group; 8192 where a table holds no tensors. 64 windows are 84 MB in memory."""
 
+CHECKED_PARQUET = ds.ParquetFileFormat(
+    default_fragment_scan_options=ds.ParquetFragmentScanOptions(page_checksum_verification=True)
+)
+"""Parquet whose pages are compared with their checksums as they are read."""
+ENCODING = "sdiff.encoding"
+"""Key of an object's metadata that names its encoding."""
+
 
 class TableError(ValueError):
     """A table is missing, empty or made with other options: says which, where, and what to do."""
@@ -52,24 +59,34 @@ def encode(table: pa.Table, name: str, metadata: dict[str, str] | None = None) -
     Raises schemas.SchemaMismatch.
     """
     schemas.check(table, name)
-    schema = schemas.arrow_schema(name)
-    table = table.cast(schema).replace_schema_metadata({**(schema.metadata or {}), **(metadata or {})})
+    schema, options = schemas.arrow_schema(name), _options(name)
+    facts = {**(schema.metadata or {}), **dict(sorted((metadata or {}).items())), ENCODING: encoding(name)}
+    sink = pa.BufferOutputStream()
+    pq.write_table(table.cast(schema).replace_schema_metadata(facts), sink, **options)
+    return sink.getvalue().to_pybytes()
+
+
+def encoding(name: str) -> str:
+    """Names how `encode` turns rows of a table into bytes: who has an object of this name gets its bytes again."""
+    return fingerprint([_options(name), pa.__version__])
+
+
+@cache
+def _options(name: str) -> dict[str, Any]:
+    """Options of the Parquet writer."""
     leaves = _leaves(name)
     numbers = [path for path, kind in leaves.items() if kind in ("FLOAT", "DOUBLE")]
-    blobs = [f.name for f in schema if pa.types.is_binary(f.type)]
-    sink = pa.BufferOutputStream()
-    pq.write_table(
-        table,
-        sink,
-        compression="zstd",
-        compression_level=3,
-        use_dictionary=[c for c in leaves if c not in blobs and c not in numbers],
-        use_byte_stream_split=numbers,
-        write_statistics=[c for c in leaves if c not in blobs],
-        write_page_index=True,
-        row_group_size=ROWS_PER_GROUP.get(name, 8192),
-    )
-    return sink.getvalue().to_pybytes()
+    blobs = [f.name for f in schemas.arrow_schema(name) if pa.types.is_binary(f.type)]
+    return {
+        "compression": "zstd",
+        "compression_level": 3,
+        "use_dictionary": [c for c in leaves if c not in blobs and c not in numbers],
+        "use_byte_stream_split": numbers,
+        "write_statistics": [c for c in leaves if c not in blobs],
+        "write_page_index": True,
+        "write_page_checksum": True,
+        "row_group_size": ROWS_PER_GROUP.get(name, 8192),
+    }
 
 
 def write(table: pa.Table, name: str, uri: str, object_name: str, metadata: dict[str, str] | None = None) -> str:
@@ -86,9 +103,8 @@ def dataset(uri: str, name: str) -> ds.Dataset:
     if not found:
         raise TableError(f"no table {name} at {folder}; expected a folder of .parquet objects there")
     fs, _ = storage.filesystem(found[0])
-    return ds.dataset(
-        [storage.filesystem(f)[1] for f in found], schema=schemas.arrow_schema(name), format="parquet", filesystem=fs
-    )
+    paths = [storage.filesystem(f)[1] for f in found]
+    return ds.dataset(paths, schema=schemas.arrow_schema(name), format=CHECKED_PARQUET, filesystem=fs)
 
 
 def read(uri: str, name: str, columns: list[str] | None = None, where: ds.Expression | None = None) -> pa.Table:

@@ -1,9 +1,13 @@
 """Fixtures that several test files share."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
+import object_store
 import pytest
+
+from sdiff.s3 import PatientS3
 
 # Threads of several processes that wait for each other on two cores cost minutes. Before torch is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -23,6 +27,24 @@ def real_data() -> Path:
     if not folder:
         pytest.skip("SDIFF_REAL_DATA is unset: no real driving data")
     return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[object_store.ObjectStore]:
+    """A real S3 server that checks signatures."""
+    with object_store.running(tmp_path_factory.mktemp("s3")) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def s3(s3_server: object_store.ObjectStore) -> Iterator[object_store.ObjectStore]:
+    """The same, where this process and its children find it, and with its credentials."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in s3_server.environment().items():
+            patch.setenv(name, value)
+        PatientS3.clear_instance_cache()
+        yield s3_server
+    PatientS3.clear_instance_cache()
 
 
 @pytest.fixture(scope="session")

@@ -230,7 +230,7 @@ def test_without_an_av_a_scenario_is_rejected_and_tried_again(windows: str, tmp_
     assert (stats["attempts"], stats["rejected: no_ego"]) == (6 + 4 + 1, 4 + 1 + 1)
     (file,) = (tmp_path / "out" / "scenarios").glob("*.parquet")
     kept = json.loads(pq.read_metadata(file).metadata[b"sdiff.unit"])
-    assert kept == {"attempts": stats["attempts"], "rejected: no_ego": 6}
+    assert kept == {"attempts": stats["attempts"], "rejected: no_ego": 6, "scenarios": 5}
 
 
 def test_the_result_says_what_came_of_each_directive(made: tuple[Path, dict[str, object]]) -> None:
