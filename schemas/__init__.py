@@ -11,7 +11,16 @@ from typing import Any
 import pyarrow as pa
 import yaml
 
-TABLES = (*("maps", "windows", "agent_tokens", "interactions", "directives", "scenarios", "jobs", "dead_letters"),)
+TABLES = (
+    "maps",
+    "windows",
+    "agent_tokens",
+    "interactions",
+    "directives",
+    "scenarios",
+    "jobs",
+    "dead_letters",
+)
 
 _PRIMITIVES = {
     "string": pa.string(),
