@@ -315,6 +315,10 @@ def generate(
     output: Annotated[str | None, typer.Option(metavar="URI", help="Parent of table scenarios.")] = None,
     actors: Annotated[int | None, typer.Option(min=1, help="Processes with the model; one per GPU or core.")] = None,
     device: Annotated[Literal["cuda", "cpu"] | None, typer.Option(help="What is there, unless given.")] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Plan, try one batch, say what the job will take; write nothing.")
+    ] = False,
+    price: Annotated[float | None, typer.Option(min=0, help="Of one actor per hour, for --dry-run.")] = None,
     scenario: Annotated[
         str | None, typer.Option(metavar="ID", help="Make this one of OUTPUT again from its row, and compare.")
     ] = None,
@@ -325,13 +329,14 @@ def generate(
     """
     if (job is None) == (scenario is None):
         raise typer.BadParameter("expected either a job file, or --scenario with --output and --windows")
-    from pipelines import generate
-
     if scenario is not None:
         if output is None or windows is None:
             raise typer.BadParameter("--scenario needs --output, where its tables are, and --windows")
-        return generate.again(scenario, output, windows, model=model, device=device)
+        from sdiff import generation
+
+        return generation.again(scenario, output, windows, model=model, device=device)
     assert job is not None
+    from pipelines import generate
 
     return generate.run(
         job,
@@ -343,6 +348,8 @@ def generate(
         output=output,
         actors=actors,
         device=device,
+        dry_run=dry_run,
+        price_per_hour=price,
         report=say,
     )
 

@@ -18,7 +18,7 @@ from crossroads import TokensDriveOn, load_stand_in, write_windows
 from traffic import traffic
 
 from pipelines import generate
-from sdiff import columns, storage, tables
+from sdiff import columns, generation, storage, tables
 from sdiff.directives.job import JobFileError
 from sdiff.directives.units import Scenario, near_duplicates
 from sdiff.scene import STEPS_PAST, AgentTokens, SceneToken
@@ -240,12 +240,23 @@ def test_the_result_says_what_came_of_each_directive(made: tuple[Path, dict[str,
     }
 
 
+def test_a_dry_run_says_what_the_job_will_take_and_writes_nothing(windows: str, job_file: str, tmp_path: Path) -> None:
+    found = run(job_file, windows, tmp_path / "out", dry_run=True, price_per_hour=2.0, actors=2)
+    assert (found["units"], found["actors"]) == (4, 2)
+    assert [(r["directive"], r["asked"], r["tried"], r["made"]) for r in found["by_directive"]] == [  # type: ignore[attr-defined]
+        ("cut_in", 8, 3, 3),
+        ("free", 7, 3, 3),
+    ]
+    assert found["scenarios_per_s"] > 0 and found["megabytes"] > 0  # type: ignore[operator]
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_scenario_is_made_again_from_its_row(made: tuple[Path, dict[str, object]], windows: str) -> None:
     one = tables.read(str(made[0]), "scenarios", ["scenario_id", "n_agents"]).to_pylist()[5]
-    found = generate.again(one["scenario_id"], str(made[0]), windows, device="cpu", load_model=load_stand_in)
+    found = generation.again(one["scenario_id"], str(made[0]), windows, device="cpu", load_model=load_stand_in)
     assert found["same_agents"] and found["differs_by_m"] == 0.0 and found["n_agents"] == one["n_agents"]
     with pytest.raises(tables.TableError, match="has no scenario nobody"):
-        generate.again("nobody", str(made[0]), windows, device="cpu", load_model=load_stand_in)
+        generation.again("nobody", str(made[0]), windows, device="cpu", load_model=load_stand_in)
 
 
 def test_a_scenario_like_another_of_its_place_is_a_near_duplicate() -> None:

@@ -1,0 +1,225 @@
+"""Units of a job to objects of the table scenarios, in one process; what a job will take; one scenario made again."""
+
+import json
+import platform
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+import sdiff
+from sdiff import columns, storage, tables
+from sdiff.directives.job import Job
+from sdiff.directives.search import Maps, Spot, chunks, place_of, spots_of, window_rows
+from sdiff.directives.units import (
+    BATCHES_AT_ONCE,
+    PROVENANCE,
+    Asked,
+    Request,
+    Sampler,
+    Scenario,
+    Unit,
+    make,
+    make_again,
+    map_image,
+    near_duplicates,
+    scenario_table,
+)
+from sdiff.scene import Agents
+
+LoadModel = Callable[[str | None, str], Sampler]
+
+
+def load_checkpoint(uri: str | None, device: str) -> Sampler:
+    """The model at `uri`; None is the shipped one."""
+    from sdiff.model import checkpoint
+
+    return checkpoint.load(uri, device)
+
+
+@dataclass(frozen=True)
+class Work:
+    """What every actor of a job knows. named: windows that directives take agents from."""
+
+    job: Job
+    job_id: str
+    device: str
+    named: dict[str, Spot]
+    load_model: LoadModel
+
+
+class MakeUnits:
+    """An actor: loads the model once, then makes unit after unit, each into one object."""
+
+    def __init__(self, work: Work) -> None:
+        if work.device == "cpu":
+            _one_thread()
+        self.work, self.maps = work, Maps()
+        self.model = work.load_model(work.job.model, work.device)
+        self.named = {w: _agents(row) for w, row in zip(work.named, _rows(list(work.named.values()), ()), strict=True)}
+        self.directives = {d.name: d for d in work.job.directives}
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        tallies = [self.make(Unit.from_json(str(text))) for text in batch["unit"]]
+        return {"tally": np.array([json.dumps(t) for t in tallies], object)}
+
+    def make(self, unit: Unit) -> Counter[str]:
+        """Make one unit and write its object; returns what was counted."""
+        started = time.monotonic()
+        table, tally = self.table(unit)
+        metadata = {"sdiff.unit": json.dumps(tally, sort_keys=True), "sdiff.made_with": _made_with(self.work.device)}
+        tables.write(table, "scenarios", self.work.job.output or "", unit.unit_id, metadata)
+        tally.update(units_made=1, ms_working=round(1000 * (time.monotonic() - started)))
+        return tally
+
+    def table(self, unit: Unit) -> tuple[pa.Table, Counter[str]]:
+        """The rows of one unit, and what was counted."""
+        job, directive = self.work.job, self.directives[unit.directive]
+        scenarios: list[Scenario] = []
+        lent: list[dict[str, Any]] = []
+        tally: Counter[str] = Counter(attempts=0)
+        for a, b in chunks(len(unit.spots), BATCHES_AT_ONCE * job.batch):
+            rows = _rows(list(unit.spots[a:b]), (*PROVENANCE, "lights", "map_bev"))
+            requests = [self._request(unit, a + i, row) for i, row in enumerate(rows)]
+            made, counted = make(self.model, job, directive, requests)
+            scenarios += made
+            lent += [{c: rows[s.number - unit.first - a][c] for c in PROVENANCE} for s in made]
+            tally.update(counted)
+        if copies := near_duplicates(scenarios, [row["window_id"] for row in lent]):
+            tally["near_duplicates"] = copies
+        table = scenario_table(job, self.work.job_id, self.model.model_id, unit, scenarios, lent)
+        tally["scenarios"] = len(scenarios)
+        return table, tally
+
+    def _request(self, unit: Unit, i: int, row: dict[str, Any]) -> Request:
+        number, spot = unit.first + i, unit.spots[i]
+        place = place_of(row, lambda: self.maps.graph(spot.map_id, spot.map_object))
+
+        def logs(window_id: str | None) -> Agents:
+            return _agents(row) if window_id is None else self.named[window_id]
+
+        name = f"{self.work.job_id}-{unit.directive}-{number:07d}"
+        return Request(name, number, place, map_image(row["map_bev"]), logs)
+
+
+def estimate(work: Work, units: list[Unit], actors: int, price_per_hour: float | None = None) -> dict[str, Any]:
+    """What a job will take, from one batch of each directive that is made here and now, and not kept.
+
+    price_per_hour: of one actor. Returns what each directive's batch gave, time, rate, size and cost of the whole.
+    """
+    maker = MakeUnits(work)
+    first = {u.directive: u for u in reversed(units)}
+    asked = Counter({name: sum(len(u.spots) for u in units if u.directive == name) for name in first})
+    seconds = size = 0.0
+    rows = []
+    for name, unit in first.items():
+        sample = replace(unit, spots=unit.spots[: work.job.batch])
+        maker.table(sample)  # once to compile and warm up
+        started = time.monotonic()
+        table, tally = maker.table(sample)
+        each = (time.monotonic() - started) / len(sample.spots)
+        share = len(table) / len(sample.spots)
+        per_row = len(tables.encode(table, "scenarios")) / len(table) if len(table) else 0.0
+        seconds += asked[name] * each
+        size += asked[name] * share * per_row
+        rows.append({"directive": name, "asked": asked[name], "tried": len(sample.spots), "made": len(table), **tally})
+    hours = seconds / actors / 3600
+    return {
+        "by_directive": rows,
+        "actors": actors,
+        "hours": round(hours, 4),
+        "scenarios_per_s": round(sum(asked.values()) / max(seconds, 1e-9) * actors, 3),
+        "megabytes": round(size / 1e6, 3),
+        "megabytes_per_object": round(size / 1e6 / len(units), 3),
+        "cost": None if price_per_hour is None else round(hours * actors * price_per_hour, 2),
+    }
+
+
+def again(
+    scenario_id: str,
+    output: str,
+    windows: str,
+    *,
+    model: str | None = None,
+    device: str | None = None,
+    load_model: LoadModel = load_checkpoint,
+) -> dict[str, Any]:
+    """Make one scenario of the tables at `output` again from its row, and compare.
+
+    Returns its id, whether it has the same agents, and by how much they differ at most [m]. Raises TableError where
+    there is no such scenario, or the model is another one.
+    """
+    row = _scenario(output, scenario_id)
+    loaded = load_model(model, device or default_device())
+    if loaded.model_id != row["model_id"]:
+        raise tables.TableError(
+            f"{scenario_id} was made by model {row['model_id']}, found {loaded.model_id}; give its --model"
+        )
+    jobs = tables.read(output, "jobs", ["job"], pc.field("job_id") == row["job_id"])
+    if not jobs.num_rows:
+        raise tables.TableError(f"table jobs at {output} has no job {row['job_id']}, which made {scenario_id}")
+    (place,) = _rows(list(spots_of(storage.absolute(windows), [row["window_id"]]).values()), ("map_bev",))
+    asked = Asked(scenario_id, map_image(place["map_bev"]), row["tokens"], row["scene"])
+    agents = make_again(loaded, json.loads(jobs["job"][0].as_py()), asked, row["attempt"])
+    before: Agents = row["agents"]
+    alike = len(agents) == len(before) and bool((agents.kind == before.kind).all())
+    off = [np.abs(getattr(agents, name) - getattr(before, name)).max(initial=0.0) for name in ("x_m", "y_m") if alike]
+    return {
+        "scenario_id": scenario_id,
+        "same_agents": alike,
+        "differs_by_m": float(max(off)) if alike else None,
+        "n_agents": len(agents),
+        "n_agents_before": len(before),
+    }
+
+
+def _scenario(output: str, scenario_id: str) -> dict[str, Any]:
+    """What the row of a scenario says of how it was made, and its agents."""
+    plain = ["job_id", "model_id", "window_id", "attempt"]
+    rows = tables.read(
+        output, "scenarios", [*plain, "tokens", "scene_token", "agents"], pc.field("scenario_id") == scenario_id
+    )
+    if not rows.num_rows:
+        raise tables.TableError(f"table scenarios at {output} has no scenario {scenario_id}")
+    return {
+        **{name: rows[name][0].as_py() for name in plain},
+        "tokens": columns.tokens_from_arrow(rows["tokens"])[0],
+        "scene": columns.scene_tokens_from_arrow(rows["scene_token"])[0],
+        "agents": columns.agents_from_arrow(rows["agents"])[0],
+    }
+
+
+def default_device() -> str:
+    """cuda where there is a GPU, else cpu."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _one_thread() -> None:
+    """Sums in another order give other bits: the result must not depend on how many cores there are."""
+    import torch
+
+    torch.set_num_threads(1)
+
+
+def _rows(spots: list[Spot], wanted: tuple[str, ...]) -> list[dict[str, Any]]:
+    """The wanted columns of windows and their agents, the latter still in Arrow."""
+    plain, rows = list(wanted), window_rows(spots, [*wanted, "agents"])
+    return [{**{c: t[c][0].as_py() for c in plain}, "agents": t["agents"]} for t in rows]
+
+
+def _agents(row: dict[str, Any]) -> Agents:
+    return columns.agents_from_arrow(row["agents"])[0]
+
+
+def _made_with(device: str) -> str:
+    import torch
+
+    kind = torch.cuda.get_device_name() if device == "cuda" else platform.machine()
+    return json.dumps({"sdiff": sdiff.__version__, "torch": torch.__version__, "device": kind}, sort_keys=True)
