@@ -113,7 +113,9 @@ def estimate(work: Work, units: list[Unit], actors: int, price_per_hour: float |
     price_per_hour: of one actor. Returns what each directive's batch gave, time, rate, size and cost of the whole.
     """
     maker = MakeUnits(work)
-    first = {u.directive: u for u in reversed(units)}
+    first: dict[str, Unit] = {}
+    for unit in units:
+        first.setdefault(unit.directive, unit)
     asked = Counter({name: sum(len(u.spots) for u in units if u.directive == name) for name in first})
     seconds = size = 0.0
     rows = []

@@ -29,7 +29,7 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
     """Job file and windows."""
     folder = tmp_path_factory.mktemp("job")
     (folder / "job.yaml").write_text(JOB)
-    return str(folder / "job.yaml"), write_windows(folder / "windows")
+    return str(folder / "job.yaml"), write_windows(folder / "crossing")
 
 
 @pytest.fixture(scope="module")

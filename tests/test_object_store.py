@@ -86,7 +86,7 @@ def test_ingest_from_and_to_s3_gives_the_bytes_that_it_gives_on_disk(
 def test_generate_from_and_to_s3_gives_the_bytes_that_it_gives_on_disk(
     s3: ObjectStore, made: str, tmp_path: Path
 ) -> None:
-    windows = write_windows(tmp_path / "windows")
+    windows = write_windows(tmp_path / "crossing")
     make(windows, str(tmp_path / "out"))
     on_disk = {str(p.relative_to(tmp_path / "out")): p.read_bytes() for p in (tmp_path / "out").rglob("*.parquet")}
     there = s3.contents(made)
