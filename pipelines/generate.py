@@ -144,8 +144,8 @@ def _yields(units: list[Unit], folder: str) -> dict[str, dict[str, Any]]:
             "asked": total["asked"],
             "made": total["made"],
             "attempts": total["attempts"],
-            "made_per_attempt": total["made"] / total["attempts"] if total["attempts"] else None,
-            "near_duplicates": total["near_duplicates"],
+            "yield": total["made"] / total["attempts"] if total["attempts"] else None,
+            "alike": total["near_duplicates"],
             "rejected": ", ".join(
                 f"{key.removeprefix('rejected: ')} {n}"
                 for key, n in total.most_common()

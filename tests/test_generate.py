@@ -235,7 +235,7 @@ def test_without_an_av_a_scenario_is_rejected_and_tried_again(windows: str, tmp_
 
 def test_the_result_says_what_came_of_each_directive(made: tuple[Path, dict[str, object]]) -> None:
     assert made[1]["directives"] == {
-        name: {"asked": n, "made": n, "attempts": n, "made_per_attempt": 1.0, "near_duplicates": 0, "rejected": ""}
+        name: {"asked": n, "made": n, "attempts": n, "yield": 1.0, "alike": 0, "rejected": ""}
         for name, n in (("cut_in", 8), ("free", 7))
     }
 
@@ -281,7 +281,7 @@ batch: 4
     stats = run(str(job), windows, tmp_path / "out")
     rows = tables.read(str(tmp_path / "out"), "scenarios", ["target_min_ttc_s", "window_id"]).to_pylist()
     assert len(rows) == 8 and all(1.0 <= row["target_min_ttc_s"] <= 1.5 for row in rows)
-    assert stats["directives"]["slower_ahead"]["made_per_attempt"] == 1.0  # type: ignore[index]
+    assert stats["directives"]["slower_ahead"]["yield"] == 1.0  # type: ignore[index]
 
 
 def test_a_job_without_windows_or_output_says_which_option_is_missing(job_file: str) -> None:

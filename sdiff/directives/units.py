@@ -173,20 +173,23 @@ def make(
 ) -> tuple[list[Scenario], Counter[str]]:
     """Those of some requests of a unit that are accepted, and counts: attempts, rejections by reason, agents left out.
 
-    Rejected ones are tried again with other noise. A batch holds these requests only, and is always full.
+    Rejected ones are tried again, their ranges drawn anew, with other noise. A batch holds these requests only, and is
+    always full.
     """
     tally: Counter[str] = Counter(attempts=0)
-    wanted: dict[int, Asked] = {}
-    for i, request in enumerate(requests):
-        try:
-            tokens, scene = _tokens(directive, request, job.seed)
-        except DoesNotFit as error:
-            tally[f"rejected: {error.reason}"] += 1
-            continue
-        wanted[i] = Asked(request.scenario_id, request.map_bev, tokens, scene)
     accepted: dict[int, Scenario] = {}
     for attempt in range(job.attempts):
-        pending = [i for i in wanted if i not in accepted]
+        wanted: dict[int, Asked] = {}
+        for i, request in enumerate(requests):
+            if i in accepted:
+                continue
+            try:
+                tokens, scene = _tokens(directive, request, job.seed, attempt)
+            except DoesNotFit as error:
+                tally[f"rejected: {error.reason}"] += 1
+                continue
+            wanted[i] = Asked(request.scenario_id, request.map_bev, tokens, scene)
+        pending = list(wanted)
         for a, b in chunks(len(pending), job.batch):
             samples = _sample(model, job, [wanted[i] for i in pending[a:b]], attempt)
             for i, made in zip(pending[a:b], samples, strict=True):
@@ -224,8 +227,8 @@ def make_again(model: Sampler, told: dict[str, Any], asked: Asked, attempt: int)
     return _judged(_sample(model, job, [asked], attempt)[0], asked, job).agents
 
 
-def _tokens(directive: Directive, request: Request, seed: int) -> tuple[AgentTokens, SceneToken]:
-    digest = hashlib.sha256(f"{seed}:{directive.name}:{request.number}".encode()).digest()
+def _tokens(directive: Directive, request: Request, seed: int, attempt: int) -> tuple[AgentTokens, SceneToken]:
+    digest = hashlib.sha256(f"{seed}:{directive.name}:{request.number}:{attempt}".encode()).digest()
     return steered(directive, request.place, request.logs, np.random.default_rng(np.frombuffer(digest, np.uint32)))
 
 
