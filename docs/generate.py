@@ -1,12 +1,15 @@
-"""Writes docs/tables.md from schemas/. With --check: writes nothing, exit status 1 where the page is not current."""
+"""Writes docs/tables.md and docs/job.schema.json. With --check: writes nothing, fails where one is not current."""
 
+import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import schemas
+from sdiff.directives.schema import job_schema
 
-PAGE = Path(__file__).with_name("tables.md")
+TABLES = Path(__file__).with_name("tables.md")
+JOB = Path(__file__).with_name("job.schema.json")
 
 INTRO = """\
 # Tables
@@ -53,13 +56,15 @@ def _row(field: schemas.Field, parent: str) -> str:
 
 
 def main() -> int:
-    """Exit status: 0, or 1 where --check finds the page out of date."""
-    page = render()
-    if "--check" not in sys.argv:
-        PAGE.write_text(page, encoding="utf-8")
-    elif not PAGE.exists() or PAGE.read_text(encoding="utf-8") != page:
-        print(f"{PAGE} is not current; run: make docs", file=sys.stderr)
-        return 1
+    """Exit status: 0, or 1 where --check finds a file out of date."""
+    made = {TABLES: render(), JOB: json.dumps(job_schema(), indent=1) + "\n"}
+    old = [path for path, text in made.items() if not path.exists() or path.read_text(encoding="utf-8") != text]
+    if "--check" in sys.argv:
+        for path in old:
+            print(f"{path} is not current; run: make docs", file=sys.stderr)
+        return bool(old)
+    for path in old:
+        path.write_text(made[path], encoding="utf-8")
     return 0
 
 

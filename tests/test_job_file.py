@@ -1,14 +1,18 @@
 """Job files: what may stand in them, and what an error says."""
 
+import json
 from pathlib import Path
 
+import jsonschema
 import pytest
+import yaml
 
 from sdiff.directives.directive import Agent, Directive, End, LoggedAgents, OnLane
 from sdiff.directives.job import JobFileError, parse, read
 from sdiff.directives.judging import Accept
 from sdiff.span import Span
 
+SCHEMA = json.loads((Path(__file__).parent.parent / "docs" / "job.schema.json").read_text())
 EXAMPLES = sorted((Path(__file__).parent.parent / "examples").glob("*.yaml"))
 
 
@@ -121,3 +125,41 @@ def test_a_job_follows_the_rules_unless_it_says_otherwise() -> None:
     assert parse("name: a\n", "job.yaml").rules
     assert parse("sampler: {steps: 30}\n", "job.yaml").rules
     assert not parse("sampler: {rules: false}\n", "job.yaml").rules
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda p: p.stem)
+def test_the_published_schema_takes_every_example(example: Path) -> None:
+    jsonschema.validate(yaml.safe_load(example.read_text()), SCHEMA)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "cuont: 5",
+        "count: 0",
+        "accept: {collisions: true}",
+        "places: {turn: wright}",
+        "sampler: {name: dpm}",
+        "directives: [{agents: []}]",
+        agent("kind: tram"),
+        agent("lane: ego, ahead_m: [1, 2, 3]"),
+        agent("speed_mps: fast"),
+        agent("lane: ego, ahead_m: 5, end: stop"),
+    ],
+)
+def test_what_the_schema_refuses_is_refused_in_a_job_too(text: str) -> None:
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(yaml.safe_load(text), SCHEMA)
+    with pytest.raises(JobFileError):
+        parse(text, "job.yaml")
+
+
+def test_the_schema_knows_every_field_that_a_job_file_may_have() -> None:
+    with pytest.raises(JobFileError) as error:
+        parse("nothing: 1", "job.yaml")
+    allowed = str(error.value).split("Allowed: ")[1].split(", ")
+    assert set(allowed) == set(SCHEMA["properties"])
+    with pytest.raises(JobFileError) as error:
+        parse(agent("nothing: 1"), "job.yaml")
+    of_agent = SCHEMA["properties"]["directives"]["items"]["properties"]["agents"]["items"]["anyOf"][0]["properties"]
+    assert set(str(error.value).split("Allowed: ")[1].split(", ")) == set(of_agent)
