@@ -193,7 +193,7 @@ def test_ranges_are_drawn_by_the_generator() -> None:
 def test_the_free_directive_asks_for_the_av_alone() -> None:
     tokens, scene = resolve(Directive(), BEFORE, no_logs, np.random.default_rng(0))
     assert (tokens.x_m[0], tokens.y_m[0], tokens.heading_rad[0]) == (0.0, 0.0, 0.0)
-    assert len(tokens) == 1 and np.isnan(tokens.speed_mps[0]) and tokens.kind[0] == -1
+    assert len(tokens) == 1 and np.isnan(tokens.speed_mps[0]) and tokens.kind[0] == KINDS.index("car")
     assert scene.p_mask == 1.0 and np.isnan(scene.n_agents)
     assert len(resolve(Directive(ego=None), BEFORE, no_logs, np.random.default_rng(0))[0]) == 0
 

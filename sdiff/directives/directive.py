@@ -134,6 +134,8 @@ class Severity:
 
 
 AT_ORIGIN = InWindow(ZERO, ZERO, ZERO)
+AV = Agent(("car",), AT_ORIGIN, end="free")
+"""The AV where nothing is said of it."""
 
 
 @dataclass(frozen=True)
@@ -141,7 +143,7 @@ class Directive:
     """A name, the AV (at the origin; "from_log": as the log has it; None: not asked for), agents, scene, severity."""
 
     name: str = "free"
-    ego: Agent | Literal["from_log"] | None = Agent(pose=AT_ORIGIN, end="free")
+    ego: Agent | Literal["from_log"] | None = AV
     agents: tuple[Agent | LoggedAgents, ...] = ()
     scene: Scene = Scene()
     severity: Severity = Severity()

@@ -7,6 +7,7 @@ from typing import Any
 from sdiff import KINDS, WINDOW_M, storage
 from sdiff.directives.directive import (
     AT_ORIGIN,
+    AV,
     FACING,
     LANES,
     REFERENCES,
@@ -211,7 +212,9 @@ def _ego(section: Section) -> Any:
         return None if word == "none" else "from_log"
     ego = section.section("ego")
     assert ego is not None
-    agent = Agent(pose=AT_ORIGIN, **_what(ego), end=_end(ego, starts_on_lane=False) or "free")
+    what = _what(ego)
+    kinds = what.pop("kinds") or AV.kinds
+    agent = Agent(kinds, AT_ORIGIN, **what, end=_end(ego, starts_on_lane=False) or "free")
     ego.done()
     return agent
 
