@@ -232,6 +232,9 @@ def test_an_interaction_is_found_and_its_directive_asks_for_it_again(
         for prefix in ("", "end_"):
             for name, off in (("x_m", 2.5), ("y_m", 2.5), ("heading_rad", 0.35), ("speed_mps", 1.1)):
                 asked, was = (getattr(t, prefix + name)[1] for t in (tokens, logged))
+                if kind == "cut_in" and prefix + name == "end_heading_rad":
+                    assert np.isnan(asked), "who changes lanes is not yet aligned"
+                    continue
                 assert abs(wrap_angle(asked - was) if name == "heading_rad" else asked - was) < off, prefix + name
         assert KINDS[tokens.kind[1]] == KINDS[at.agents.kind[1]]
 
