@@ -23,6 +23,7 @@ from sdiff.scene import BEV_PIXELS, MAP_CHANNELS, SIGNED_MAP_CHANNELS
 WITHOUT_MAP = "without_map"
 ASKED = """
 name: recipes
+accept: {off_road: true, impossible_motion: true, unfulfilled: true}
 directives:
   - {name: free}
   - {name: half_of_the_log, ego: from_log, agents: [{from_log: place, share: 0.5}]}

@@ -36,7 +36,7 @@ def main() -> None:
     held_back = table.filter(pc.equal(table["split"], "val"))
     regions = options.region or sorted(set(held_back["region"].to_pylist()))
     job = output / "free.yaml"
-    job.write_text("name: free\n")
+    job.write_text("accept: {off_road: true, impossible_motion: true, unfulfilled: true}\n")
     found: dict[str, dict[str, dict[str, float | None]]] = {}
     for trained in (*regions, ALL):
         train.run(
