@@ -163,4 +163,5 @@ def test_arrow_and_numpy_read_the_tables() -> None:
 
 
 def test_the_spark_example_is_python() -> None:
-    compile(blocks("python")["Spark"][0], "docs/query.md: Spark", "exec")
+    names = compile(blocks("python")["Spark"][0], "docs/query.md: Spark", "exec").co_names
+    assert {"spark", "read", "parquet"} <= set(names)
