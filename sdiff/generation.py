@@ -167,7 +167,7 @@ def again(
         raise tables.TableError(f"table jobs at {output} has no job {row['job_id']}, which made {scenario_id}")
     (place,) = _rows(list(spots_of(storage.absolute(windows), [row["window_id"]]).values()), ("map_bev",))
     asked = Asked(scenario_id, map_image(place["map_bev"]), row["tokens"], row["scene"])
-    agents = make_again(loaded, json.loads(jobs["job"][0].as_py()), asked, row["attempt"])
+    agents = make_again(loaded, json.loads(jobs["job"][0].as_py()), row["directive"], asked, row["attempt"])
     before: Agents = row["agents"]
     alike = len(agents) == len(before) and bool((agents.kind == before.kind).all())
     off = [np.abs(getattr(agents, name) - getattr(before, name)).max(initial=0.0) for name in ("x_m", "y_m") if alike]
@@ -182,7 +182,7 @@ def again(
 
 def _scenario(output: str, scenario_id: str) -> dict[str, Any]:
     """What the row of a scenario says of how it was made, and its agents."""
-    plain = ["job_id", "model_id", "window_id", "attempt"]
+    plain = ["job_id", "model_id", "window_id", "directive", "attempt"]
     rows = tables.read(
         output, "scenarios", [*plain, "tokens", "scene_token", "agents"], pc.field("scenario_id") == scenario_id
     )

@@ -10,6 +10,7 @@ from synthetic import driving_log
 from sdiff import KINDS, STEP_S, raster, tables, window_tables
 from sdiff.logs.driving_log import FEATURE_KINDS, LANE_TYPES, VectorMap
 from sdiff.scene import STEPS_FUTURE, STEPS_PAST, Agents, AgentTokens, Sample, SceneToken
+from sdiff.span import Span
 from sdiff.window_tables import Cut
 from sdiff.windows import cut
 
@@ -107,6 +108,7 @@ class TokensDriveOn:
         min_score: float = 0.5,
         rules: bool = True,
         collisions: bool = False,
+        ttc_s: Span | None = None,
     ) -> list[Sample]:
         """One per row."""
         assert len(map_bev) == len(tokens) == len(scene) == len(noise_keys)

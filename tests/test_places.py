@@ -107,9 +107,12 @@ def test_places_are_relative_to_the_av_wherever_it_is() -> None:
 def test_a_bus_turns_right_by_a_right_angle() -> None:
     start = OnLane(("right_turn",), "junction_m", one(2.0))
     row = token(Agent(("bus",), start, one(8.0)))
-    assert pose(row) == pytest.approx((22.0, -0.2, -0.2), abs=0.05)
-    assert row["end_heading_rad"] == pytest.approx(-np.pi / 2, abs=0.02)
-    assert row["end_x_m"] == pytest.approx(30.0, abs=0.05)
+    # Both ends of its 12 m are on the line, a quarter of a circle of 10 m: its middle cuts the corner.
+    rear, front = np.array([16.0, 0.0]), np.array([20.0 + 10 * np.sin(0.8), -10 * (1 - np.cos(0.8))])
+    assert pose(row)[:2] == pytest.approx((rear + front) / 2, abs=0.1)
+    assert row["heading_rad"] == pytest.approx(np.arctan2(*(front - rear)[::-1]), abs=0.02)
+    rear, front = np.array([20.0 + 10 * np.sin(1.2), -10 * (1 - np.cos(1.2))]), np.array([30.0, -10 - 24 + 5 * np.pi])
+    assert pose(row, "end_")[:2] == pytest.approx((rear + front) / 2, abs=0.1)
 
 
 def test_braking_shortens_the_way() -> None:

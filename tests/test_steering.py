@@ -8,6 +8,7 @@ from crossroads import crossroads
 from traffic import traffic
 
 from sdiff.directives.directive import AT_ORIGIN, Agent, Directive, DoesNotFit, OnLane, Severity
+from sdiff.directives.judging import Accept
 from sdiff.directives.steering import promised, promised_ttc_s, steered
 from sdiff.geometry import SE2
 from sdiff.maps.lanes import LaneGraph
@@ -17,6 +18,7 @@ from sdiff.scene import STEPS_PAST, Agents, AgentTokens
 from sdiff.span import Span
 
 HERE = Place(lambda: LaneGraph(crossroads()), SE2(-30.0, -1.75, 0.0))
+ROAD = np.ones((256, 256), np.uint8)
 SLOWER = Directive(
     "slower_ahead",
     ego=Agent(pose=AT_ORIGIN, speed_mps=Span(6.0, 12.0), end="free"),
@@ -46,10 +48,10 @@ def test_what_tokens_promise_is_what_agents_do_that_move_so() -> None:
 def test_every_draw_of_a_steered_directive_promises_what_is_wanted(wanted: tuple[float, float]) -> None:
     asked = Directive(SLOWER.name, SLOWER.ego, SLOWER.agents, severity=Severity(Span(*wanted)))
     rng = np.random.default_rng(0)
-    promises = [promised_ttc_s(steered(asked, HERE, no_logs, rng)[0]) for _ in range(20)]
+    promises = [promised_ttc_s(steered(asked, HERE, no_logs, rng, ROAD)[0]) for _ in range(20)]
     assert all(wanted[0] <= p <= wanted[1] for p in promises)
     assert np.ptp(promises) > 0.3 * (wanted[1] - wanted[0]), "over the range, not at one point of it"
-    unsteered = [promised_ttc_s(steered(SLOWER, HERE, no_logs, rng)[0]) for _ in range(20)]
+    unsteered = [promised_ttc_s(steered(SLOWER, HERE, no_logs, rng, ROAD)[0]) for _ in range(20)]
     assert sum(wanted[0] <= p <= wanted[1] for p in unsteered) < 10
 
 
@@ -57,4 +59,16 @@ def test_a_severity_out_of_reach_does_not_fit() -> None:
     faster = dataclasses.replace(SLOWER.agents[0], speed_mps=Span(13.0, 15.0))
     asked = Directive(SLOWER.name, SLOWER.ego, (faster,), severity=Severity(Span(1.0, 1.5)))
     with pytest.raises(DoesNotFit, match="severity_out_of_reach"):
-        steered(asked, HERE, no_logs, np.random.default_rng(0))
+        steered(asked, HERE, no_logs, np.random.default_rng(0), ROAD)
+
+
+def test_nothing_is_asked_for_that_would_be_rejected() -> None:
+    nowhere = np.zeros_like(ROAD)
+    with pytest.raises(DoesNotFit, match="asks_for_off_road"):
+        steered(SLOWER, HERE, no_logs, np.random.default_rng(0), nowhere)
+    steered(SLOWER, HERE, no_logs, np.random.default_rng(0), nowhere, Accept(off_road=True))
+    behind = Agent(("car",), OnLane(("ego",), "ahead_m", Span(-12.0, -12.0)), speed_mps=Span(12.0, 12.0))
+    before = Agent(("car",), OnLane(("ego",), "ahead_m", Span(12.0, 12.0)), speed_mps=Span(0.0, 1.0))
+    driven_into = dataclasses.replace(SLOWER, agents=(behind, before))  # in 2 s the one has come as far as the other
+    with pytest.raises(DoesNotFit, match="asks_for_collision"):
+        steered(driven_into, HERE, no_logs, np.random.default_rng(0), ROAD)

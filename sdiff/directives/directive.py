@@ -276,7 +276,8 @@ def _on_lane(
     path = line_named(place, start.lanes[0], start.reference)
     s = _distance(start, draw)
     lateral = draw(start.lateral_m)
-    pose = _pose(place, path, s, lateral, start.facing)
+    length_m = _length_m(row)
+    pose = _pose(place, path, s, lateral, start.facing, length_m)
     if max(abs(pose.x_m), abs(pose.y_m)) >= WINDOW_M / 2:
         raise DoesNotFit("outside_window")
     found = _named(pose, "")
@@ -291,7 +292,7 @@ def _on_lane(
     if travel is None:
         return found
     if start.facing in (None, "along"):
-        arrived = _pose(place, path, s + travel, lateral, "along")
+        arrived = _pose(place, path, s + travel, lateral, "along", length_m)
     else:
         x, y = pose.apply(travel, 0.0)
         arrived = SE2(float(x), float(y), pose.heading_rad)
@@ -319,7 +320,7 @@ def _end(
         start = start or place.map_SE2_window
         s = path.project(start.x_m, start.y_m)[0] + travel
         found = {"end_speed_mps": row.get("end_speed_mps", row["speed_mps"])}
-    return found | _named(_pose(place, path, s, draw(pose.lateral_m), pose.facing), "end_")
+    return found | _named(_pose(place, path, s, draw(pose.lateral_m), pose.facing, _length_m(row)), "end_")
 
 
 def _distance(pose: OnLane, draw: Draw) -> float:
@@ -332,11 +333,23 @@ def _named(pose: SE2, prefix: str) -> dict[str, float]:
     return {f"{prefix}x_m": pose.x_m, f"{prefix}y_m": pose.y_m, f"{prefix}heading_rad": pose.heading_rad}
 
 
-def _pose(place: Place, path: Path, s_m: float, lateral_m: float, facing: str | None) -> SE2:
-    """A pose on a line, window frame. Raises DoesNotFit beyond the line's ends."""
+def _length_m(row: dict[str, float]) -> float:
+    """The length of the box, typical of the kind where it is not specified."""
+    return row.get("length_m", TYPICAL_SIZE_M[KINDS[int(row.get("kind", KINDS.index("car")))]][0])
+
+
+def _pose(place: Place, path: Path, s_m: float, lateral_m: float, facing: str | None, length_m: float) -> SE2:
+    """The pose of a box on a line, window frame. Raises DoesNotFit beyond the line's ends.
+
+    Along the line both ends of the box are on it, so the middle of a long one is inside the bend, as it is on the road.
+    """
     if not path.covers(s_m):
         raise DoesNotFit("lane_too_short")
     at = path.pose(s_m, lateral_m)
+    if facing in (None, "along"):
+        rear, front = (path.pose(s_m + d * length_m / 2, lateral_m) for d in (-1, 1))
+        heading = float(np.arctan2(front.y_m - rear.y_m, front.x_m - rear.x_m))
+        at = SE2((rear.x_m + front.x_m) / 2, (rear.y_m + front.y_m) / 2, heading)
     window_SE2_map = place.map_SE2_window.inverse()
     x, y = window_SE2_map.apply(at.x_m, at.y_m)
     heading = float(wrap_angle(at.heading_rad + window_SE2_map.heading_rad + FACING[facing or "along"]))

@@ -20,7 +20,7 @@ from sdiff.directives.directive import (
     Scene,
     Severity,
 )
-from sdiff.directives.judging import Accept
+from sdiff.directives.judging import NOTHING_AMISS, Accept
 from sdiff.directives.reading import JobFileError, Section, read_yaml
 from sdiff.maps.lanes import TURNS
 from sdiff.maps.places import LIGHT_WORDS, Wanted
@@ -36,7 +36,6 @@ UNITS_LEAST, UNIT_MOST = 64, 8192
 """A large job has at least so many units, of at most so many scenarios: 70 MB of some 10 agents each."""
 
 ANYWHERE = Wanted()
-NOTHING_AMISS = Accept()
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """What becomes of an attempt: rejected, or accepted without the agents that break a rule and nobody asked for."""
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -29,6 +30,19 @@ class Accept:
     unfulfilled: bool = False
 
 
+NOTHING_AMISS = Accept()
+
+Kept = Callable[[Agents, NDArray[np.generic]], NDArray[np.bool_]]
+"""Which agents keep a rule, (N,), of agents and the drivable area."""
+
+RULES: dict[str, Kept] = {
+    "off_road": lambda agents, drivable: ~leaves_road(agents, drivable),
+    "impossible_motion": lambda agents, drivable: kinematics.possible(agents),
+    "collision": lambda agents, drivable: apart(agents),
+}
+"""What agents must not do, in the words of `Accept`; an agent that breaks one is not looked at for the next."""
+
+
 class Verdict(NamedTuple):
     """rejected: the reason, None for an accepted attempt. agents: those that stay. left_out: how many did not, why."""
 
@@ -53,14 +67,10 @@ def judge(
 
     if not _ego_at_origin(agents):
         return rejected("no_ego")
-    for reason, kept in (
-        ("off_road", lambda a: ~leaves_road(a, drivable)),
-        ("impossible_motion", kinematics.possible),
-        ("collision", apart),
-    ):
+    for reason, kept in RULES.items():
         if getattr(accept, reason):
             continue
-        stay = kept(agents)
+        stay = kept(agents, drivable)
         if not stay[asked_for(agents)].all():
             return rejected(reason)
         left_out += Counter({reason: int((~stay).sum())})

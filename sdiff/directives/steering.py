@@ -12,10 +12,12 @@ from sdiff.directives.directive import (
     Directive,
     DoesNotFit,
     End,
+    LoggedAgents,
     Logs,
     OnLane,
     resolve,
 )
+from sdiff.directives.judging import NOTHING_AMISS, RULES, Accept
 from sdiff.geometry import wrap_angle
 from sdiff.maps.places import Place
 from sdiff.metrics.safety import min_ttc_s
@@ -23,18 +25,25 @@ from sdiff.scene import STEPS_FUTURE, STEPS_PAST, Agents, AgentTokens, SceneToke
 from sdiff.span import Span
 from sdiff.tokens import END_S
 
-DRAWS, DRAWS_FOR_SEVERITY = 10, 400
+DRAWS, DRAWS_FOR_SEVERITY = 50, 400
 """Draws of a directive's ranges until one fits the place, and until one promises what is wanted."""
 INWARD = 0.2
 """What is promised lies this share of the wanted range inside its ends: scenes miss what is asked by a little."""
 
 
-def steered(directive: Directive, place: Place, logs: Logs, rng: np.random.Generator) -> tuple[AgentTokens, SceneToken]:
-    """As `resolve`, with ranges drawn until they fit the place and promise the severity that the directive wants.
+def steered(
+    directive: Directive,
+    place: Place,
+    logs: Logs,
+    rng: np.random.Generator,
+    drivable: NDArray[np.generic],
+    accept: Accept = NOTHING_AMISS,
+) -> tuple[AgentTokens, SceneToken]:
+    """As `resolve`, with ranges drawn until they fit the place, break no rule, and promise the severity that is wanted.
 
     That is a time to collision inside the wanted range, by what the tokens say; every combination of values that has it
-    is as likely as the directive makes it. The AV then follows its lane where its end is not given. Raises DoesNotFit
-    where no draw will do.
+    is as likely as the directive makes it. The AV then follows its lane where its end is not given. drivable, accept:
+    as for `judge`, some of whose rules hold for what the tokens say, too. Raises DoesNotFit where no draw will do.
     """
     wanted = directive.severity.ttc_s
     margin = 0.0 if wanted is None else INWARD * (wanted.high - wanted.low)
@@ -44,13 +53,28 @@ def steered(directive: Directive, place: Place, logs: Logs, rng: np.random.Gener
     misfit = DoesNotFit("severity_out_of_reach")
     for _ in range(DRAWS if inside is None else DRAWS_FOR_SEVERITY):
         try:
-            drawn = resolve(directive, place, logs, rng)
+            tokens, scene = resolve(directive, place, logs, rng)
+            if inside is None or inside.contains(promised_ttc_s(tokens)):
+                if not any(isinstance(a, LoggedAgents) for a in directive.agents):  # what was logged has been driven
+                    _keeps_rules(tokens, drivable, accept)
+                return tokens, scene
         except DoesNotFit as error:
             misfit = error
-            continue
-        if inside is None or inside.contains(promised_ttc_s(drawn[0])):
-            return drawn
     raise misfit
+
+
+def _keeps_rules(tokens: AgentTokens, drivable: NDArray[np.generic], accept: Accept) -> None:
+    """Raise DoesNotFit where agents that both ends are said of would leave the road or meet if they did as told."""
+    told = np.isfinite(_told(tokens) + tokens.end_x_m + tokens.end_y_m)
+    agents = promised(tokens.take(told))
+    for reason in ("off_road", "collision"):
+        if not getattr(accept, reason) and not RULES[reason](agents, drivable).all():
+            raise DoesNotFit(f"asks_for_{reason}")
+
+
+def _told(tokens: AgentTokens) -> NDArray[np.floating]:
+    """Finite where pose and speed at t0 are said."""
+    return tokens.x_m + tokens.y_m + tokens.heading_rad + tokens.speed_mps
 
 
 def promised_ttc_s(tokens: AgentTokens) -> float:
@@ -58,7 +82,7 @@ def promised_ttc_s(tokens: AgentTokens) -> float:
 
     From t0 to +2 s; inf where none closes in. Tokens without pose and speed say nothing of it.
     """
-    told = np.isfinite(tokens.x_m + tokens.y_m + tokens.heading_rad + tokens.speed_mps)
+    told = np.isfinite(_told(tokens))
     if not told[:1].all():
         return float("inf")
     agents = promised(tokens.take(told))

@@ -1,6 +1,7 @@
 """From a job to its units, and from a unit to its scenarios."""
 
 import hashlib
+import itertools
 import json
 from collections import Counter
 from dataclasses import asdict, dataclass, replace
@@ -50,6 +51,7 @@ class Sampler(Protocol):
         min_score: float = ...,
         rules: bool = ...,
         collisions: bool = ...,
+        ttc_s: Span | None = ...,
     ) -> list[Sample]:
         """One per row of the batch."""
 
@@ -174,42 +176,70 @@ def make(
     """Those of some requests of a unit that are accepted, and counts: attempts, rejections by reason, agents left out.
 
     Rejected ones are tried again, their ranges drawn anew, with other noise. A batch holds these requests only, and is
-    always full.
+    always full. The first attempt that is accepted is a request's scenario; what was sampled beyond it does not count.
     """
     tally: Counter[str] = Counter(attempts=0)
     accepted: dict[int, Scenario] = {}
-    for attempt in range(job.attempts):
-        wanted: dict[int, Asked] = {}
-        for i, request in enumerate(requests):
+    left = dict.fromkeys(range(len(requests)), 0)  # the next attempt of each
+    while left:
+        tries = _tries(left, job)
+        outcomes = _outcomes(model, job, directive, requests, tries)
+        for (i, attempt), outcome in zip(tries, outcomes, strict=True):
             if i in accepted:
                 continue
-            try:
-                tokens, scene = _tokens(directive, request, job.seed, attempt)
-            except DoesNotFit as error:
-                tally[f"rejected: {error.reason}"] += 1
+            left[i] = attempt + 1
+            if isinstance(outcome, DoesNotFit):
+                tally[f"rejected: {outcome.reason}"] += 1
                 continue
-            wanted[i] = Asked(request.scenario_id, request.map_bev, tokens, scene)
-        pending = list(wanted)
-        for a, b in chunks(len(pending), job.batch):
-            samples = _sample(model, job, [wanted[i] for i in pending[a:b]], attempt)
-            for i, made in zip(pending[a:b], samples, strict=True):
-                tally["attempts"] += 1
-                asked = wanted[i]
-                verdict = _judged(made, asked, job, directive.severity.ttc_s)
-                if verdict.rejected:
-                    tally[f"rejected: {verdict.rejected}"] += 1
-                    continue
-                tally += Counter({f"agents left out: {why}": n for why, n in verdict.left_out.items()})
-                measured = {
-                    **scenario_columns(verdict.agents, asked.tokens, asked.map_bev[DRIVABLE]),
-                    **found_columns(made.found),
-                    **place_columns(requests[i].place),
-                    **brief.scene_columns(verdict.agents),
-                }
-                accepted[i] = Scenario(
-                    asked.scenario_id, requests[i].number, attempt, asked.tokens, asked.scene, verdict.agents, measured
-                )
+            tally["attempts"] += 1
+            verdict, made, asked = outcome
+            if verdict.rejected:
+                tally[f"rejected: {verdict.rejected}"] += 1
+                continue
+            tally += Counter({f"agents left out: {why}": n for why, n in verdict.left_out.items()})
+            measured = {
+                **scenario_columns(verdict.agents, asked.tokens, asked.map_bev[DRIVABLE]),
+                **found_columns(made.found),
+                **place_columns(requests[i].place),
+                **brief.scene_columns(verdict.agents),
+            }
+            accepted[i] = Scenario(
+                asked.scenario_id, requests[i].number, attempt, asked.tokens, asked.scene, verdict.agents, measured
+            )
+        left = {i: attempt for i, attempt in left.items() if i not in accepted and attempt < job.attempts}
     return [accepted[i] for i in sorted(accepted)], tally
+
+
+def _tries(left: dict[int, int], job: Job) -> list[tuple[int, int]]:
+    """Request and attempt: the next one of each, and in what is left of the last batch those after that."""
+    every = (
+        (i, attempt + later)
+        for later in range(job.attempts)
+        for i, attempt in left.items()
+        if attempt + later < job.attempts
+    )
+    return list(itertools.islice(every, len(left) + -len(left) % job.batch))
+
+
+def _outcomes(
+    model: Sampler, job: Job, directive: Directive, requests: list[Request], tries: list[tuple[int, int]]
+) -> list[DoesNotFit | tuple[Verdict, Sample, Asked]]:
+    """What became of each try."""
+    outcomes: list[Any] = []
+    for i, attempt in tries:
+        request = requests[i]
+        try:
+            outcomes.append(Asked(request.scenario_id, request.map_bev, *_tokens(directive, request, job, attempt)))
+        except DoesNotFit as error:
+            outcomes.append(error)
+    wanted = [t for t, asked in enumerate(outcomes) if isinstance(asked, Asked)]
+    ttc_s = directive.severity.ttc_s
+    for a, b in chunks(len(wanted), job.batch):
+        batch = [(outcomes[t], tries[t][1]) for t in wanted[a:b]]
+        samples = _sample(model, job, ttc_s, batch)
+        for t, (asked, _), made in zip(wanted[a:b], batch, samples, strict=True):
+            outcomes[t] = _judged(made, asked, job, ttc_s), made, asked
+    return outcomes
 
 
 def _judged(made: Sample, asked: Asked, job: Job, ttc_s: Span | None = None) -> Verdict:
@@ -217,36 +247,40 @@ def _judged(made: Sample, asked: Asked, job: Job, ttc_s: Span | None = None) -> 
     return judge(agents, asked.tokens, asked.map_bev[DRIVABLE], job.accept, ttc_s)
 
 
-def make_again(model: Sampler, told: dict[str, Any], asked: Asked, attempt: int) -> Agents:
+def make_again(model: Sampler, told: dict[str, Any], directive: str, asked: Asked, attempt: int) -> Agents:
     """The agents of a scenario that was accepted, from what its row says. told: its job, as table jobs has it.
 
     Sampled in a batch as large as then, since other sizes give other bits.
     """
+    (severity,) = (d["severity"] for d in told["directives"] if d["name"] == directive)
+    ttc_s = None if severity["ttc_s"] is None else Span(*severity["ttc_s"])
     kept = {key: told[key] for key in ("seed", "sampler", "steps", "rules", "min_score", "batch")}
     job = Job("", **kept, accept=Accept(**told["accept"]))
-    return _judged(_sample(model, job, [asked], attempt)[0], asked, job).agents
+    return _judged(_sample(model, job, ttc_s, [(asked, attempt)])[0], asked, job).agents
 
 
-def _tokens(directive: Directive, request: Request, seed: int, attempt: int) -> tuple[AgentTokens, SceneToken]:
-    digest = hashlib.sha256(f"{seed}:{directive.name}:{request.number}:{attempt}".encode()).digest()
-    return steered(directive, request.place, request.logs, np.random.default_rng(np.frombuffer(digest, np.uint32)))
+def _tokens(directive: Directive, request: Request, job: Job, attempt: int) -> tuple[AgentTokens, SceneToken]:
+    digest = hashlib.sha256(f"{job.seed}:{directive.name}:{request.number}:{attempt}".encode()).digest()
+    rng = np.random.default_rng(np.frombuffer(digest, np.uint32))
+    return steered(directive, request.place, request.logs, rng, request.map_bev[DRIVABLE], job.accept)
 
 
-def _sample(model: Sampler, job: Job, asked: list[Asked], attempt: int) -> list[Sample]:
-    """A sample for each of at most job.batch."""
-    full = asked + asked[-1:] * (job.batch - len(asked))
+def _sample(model: Sampler, job: Job, ttc_s: Span | None, tries: list[tuple[Asked, int]]) -> list[Sample]:
+    """A sample for each of at most job.batch attempts."""
+    full = tries + tries[-1:] * (job.batch - len(tries))
     samples = model.sample(
-        np.stack([a.map_bev for a in full]),
-        [a.tokens for a in full],
-        [a.scene for a in full],
-        [(job.seed, a.scenario_id, attempt) for a in full],
+        np.stack([asked.map_bev for asked, _ in full]),
+        [asked.tokens for asked, _ in full],
+        [asked.scene for asked, _ in full],
+        [(job.seed, asked.scenario_id, attempt) for asked, attempt in full],
         sampler=job.sampler,
         steps=job.steps,
         min_score=job.min_score,
         rules=job.rules,
         collisions=job.accept.collision,
+        ttc_s=ttc_s,
     )
-    return samples[: len(asked)]
+    return samples[: len(tries)]
 
 
 def near_duplicates(scenarios: list[Scenario], places: list[str]) -> int:

@@ -17,44 +17,76 @@ from sdiff.model.batch import T0, TIMES_S
 from sdiff.model.conditioning import Conditions
 from sdiff.model.detection import Boxes, chord, gathered
 from sdiff.scene import BEV_PIXELS, MAP_CHANNELS, TOKEN_NUMBERS
+from sdiff.span import Span
 
 SIGMA_BELOW = 2.0
 """Noise level from which on there are boxes to speak of."""
-STEPS, RATE = 2, 0.5
-"""Steps down the gradient per call, and their size: scaled latents per metre."""
+STEPS, STEPS_LAST = 2, 8
+"""Steps down the gradient at a noise level, and at the last one."""
+RATE, RATE_UP, RATE_DOWN = 0.15, 1.5, 0.3
+"""Size of the first step: scaled latents per metre; its factors after a step that was good, and one that was not."""
 GAP_M = 0.2
 """What boxes keep from each other: discs miss a box's corners."""
 DISCS = 5
 MOST = 64
 """Boxes of a scene that are looked at, the most probable ones: as many as a scene can have."""
+LOOKS = 13
+"""Moments at which it is looked whether boxes touch, going on at their velocities."""
+TTC_WEIGHT = 2.0
 LIKELY = 0.2
 """Boxes less probable than this meet nobody."""
-ASTRAY_M, ASTRAY_SMOOTH_M = 4.0, 0.2
+ASTRAY_M, ASTRAY_SMOOTH_M = 4.0, 1.0
 """How far from where it was asked for an agent is looked for, and below which error the pull on it fades."""
-RAD_PER_M, MPS_PER_M, END_PER_M = 0.5, 2.0, 2.0
-"""Radians, metres a second, and metres at the last pose that count as much as one metre at t0."""
+RAD_PER_M, MPS_PER_M = 0.1, 2.0
+"""Radians, and metres a second, that count as much as one metre."""
 OFF_ROAD_CELLS, OFF_ROAD_STEPS = 128, 8
 """Cells a side of the field of distances to the road, and how many of them it reaches beside it."""
 _DRIVABLE = MAP_CHANNELS.index("drivable_area")
 _ON_FOOT = [KINDS.index("pedestrian"), KINDS.index("other")]
 
 
-def obeyed(scaled: Tensor, broken: Callable[[Tensor], Tensor]) -> Tensor:
-    """Estimated latents (B, C, 32, 32), a little less against the rules. broken: scaled latents to `broken_m` (B,)."""
-    for _ in range(STEPS):
+def obeyed(scaled: Tensor, broken: Callable[[Tensor], Tensor], steps: int = STEPS) -> Tensor:
+    """Estimated latents (B, C, 32, 32), a little less against the rules. broken: scaled latents to `broken_m` (B,).
+
+    Each scene goes down its gradient by a rate of its own: a step that makes it no better is taken back, and a smaller
+    one tried. What a rule costs rises steeply on one side, so that no rate is right for all.
+    """
+
+    def costs(scaled: Tensor) -> tuple[Tensor, Tensor]:
         with torch.enable_grad():
             z = scaled.detach().requires_grad_()
-            (slope,) = torch.autograd.grad(broken(z).sum(), z)
-        scaled = scaled - RATE * slope
+            cost = broken(z)
+            (slope,) = torch.autograd.grad(cost.sum(), z)
+        return cost.detach(), slope
+
+    cost, slope = costs(scaled)
+    rate = torch.full_like(cost, RATE)
+    for _ in range(steps):
+        tried = scaled - rate[:, None, None, None] * slope
+        cost_tried, slope_tried = costs(tried)
+        better = cost_tried < cost
+        scaled = torch.where(better[:, None, None, None], tried, scaled)
+        slope = torch.where(better[:, None, None, None], slope_tried, slope)
+        cost, rate = torch.where(better, cost_tried, cost), rate * torch.where(better, RATE_UP, RATE_DOWN)
     return scaled
 
 
-def broken_m(boxes: Boxes, off_road_m: Tensor, asked: Conditions, collisions: bool = False) -> Tensor:
+def broken_m(
+    boxes: Boxes,
+    off_road_m: Tensor,
+    asked: Conditions,
+    collisions: bool = False,
+    ttc_s: Span | None = None,
+) -> Tensor:
     """How far each scene breaks the rules, (B,) [m].
 
-    boxes: the MOST probable ones. off_road_m: `off_road_field` of the maps. collisions: boxes may overlap.
+    boxes: the MOST probable ones. off_road_m: `off_road_field` of the maps. collisions: boxes may overlap. ttc_s: range
+    of the smallest time to collision of the first token's agent with another token's.
     """
-    cost = off_road(boxes, off_road_m) + astray(boxes, asked)
+    one, found = described(boxes, asked)
+    cost = off_road(boxes, off_road_m) + astray(one, found, asked)
+    if ttc_s is not None:
+        cost = cost + TTC_WEIGHT * amiss_m(one, found, ttc_s)
     return cost if collisions else cost + overlap_m(boxes)
 
 
@@ -87,21 +119,21 @@ def overlap_m(boxes: Boxes) -> Tensor:
 
 
 def off_road(boxes: Boxes, off_road_m: Tensor) -> Tensor:
-    """How far the vehicles of each scene are beside the road, mean over their poses, summed, (B,) [m]."""
+    """How far the vehicles of each scene are beside the road: at their worst pose and on average, summed, (B,) [m]."""
     at = boxes.pose[..., :2]
     seen = (at.abs() < WINDOW_M / 2).all(-1)
     columns_then_rows = at.flip(-1) * (-2 / WINDOW_M)
     beside = F.grid_sample(off_road_m, columns_then_rows, padding_mode="border", align_corners=False)[:, 0]
     driven = 1 - boxes.kind_logits.softmax(-1)[..., _ON_FOOT].sum(-1)
-    return ((beside * seen).mean(-1) * driven * boxes.logit.sigmoid()).sum(-1)
+    beside = beside * seen
+    return ((beside.amax(-1) + beside.mean(-1)) * driven * boxes.logit.sigmoid()).sum(-1)
 
 
-def astray(boxes: Boxes, asked: Conditions) -> Tensor:
-    """How far the agents that tokens describe are from what these say, summed over each scene's tokens, (B,) [m].
+def described(boxes: Boxes, asked: Conditions) -> tuple[Boxes, Tensor]:
+    """The box of each token, (B, K, ...), and whether there is one, (B, K).
 
     A token's agent is the box within ASTRAY_M that fits it best, where that box fits no other token better. Tokens
-    without a position have none. All else counts in metres, too (RAD_PER_M and so on), a wrong kind or no agent by its
-    cross-entropy.
+    without a position have none.
     """
     said = {name: asked.numbers[..., i] for i, name in enumerate(TOKEN_NUMBERS)}
     given = {name: asked.given[..., i] for i, name in enumerate(TOKEN_NUMBERS)}
@@ -115,7 +147,53 @@ def astray(boxes: Boxes, asked: Conditions) -> Tensor:
         best = misfit.argmin(2)
         mutual = misfit.argmin(1).gather(1, best) == torch.arange(best.shape[1], device=best.device)
         found = mutual & misfit.gather(2, best[..., None])[..., 0].isfinite()
-    one = gathered(boxes, best)
+    return gathered(boxes, best), found
+
+
+def amiss_m(one: Boxes, found: Tensor, ttc_s: Span) -> Tensor:
+    """How far the first token's agent is from a smallest time to collision with another token's in a range, (B,) [m].
+
+    That is what is missing for boxes to touch, going on from their closest pose for the longest time; or how far they
+    reach into each other within the shortest.
+    """
+    met = found[:, :1] & found[:, 1:]
+    near = [gap_m(one, seconds).masked_fill(~met[..., None], torch.inf).flatten(1).amin(-1) for seconds in ttc_s]
+    return ((-near[0]).clamp(min=0) + near[1].clamp(min=0)).where(met.any(-1), near[0].new_zeros(()))
+
+
+def gap_m(one: Boxes, seconds: float) -> Tensor:
+    """Least gap between the first box of a scene and each other within `seconds` from each pose on, (B, K - 1, W) [m].
+
+    Both go on at the velocity they have. A gap is along the one of the boxes' four axes that shows most of it; below 0
+    they overlap by as much.
+    """
+    xy, half = one.pose[..., :2], one.log_size.clamp(-3, 4).exp() / 2
+    (velocity,) = torch.gradient(xy, spacing=(one.pose.new_tensor(TIMES_S),), dim=2, edge_order=2)
+    heading = one.pose[..., 2]
+    ahead = torch.stack([heading.cos(), heading.sin()], -1)
+    sides = torch.stack([ahead, torch.stack([-ahead[..., 1], ahead[..., 0]], -1)], -2)  # (B, K, W, 2 axes, 2)
+    mine, theirs = sides[:, :1].expand_as(sides[:, 1:]), sides[:, 1:]
+    axes = torch.cat([mine, theirs], -2)
+
+    def reach(sides: Tensor, half: Tensor) -> Tensor:
+        """How far a box reaches along each axis, (B, K - 1, W, 4)."""
+        return ((axes[..., None, :] * sides[..., None, :, :]).sum(-1).abs() * half[:, :, None, None]).sum(-1)
+
+    reached = reach(mine, half[:, :1]) + reach(theirs, half[:, 1:])
+    away = ((xy[:, 1:] - xy[:, :1])[..., None, :] * axes).sum(-1)
+    closing = ((velocity[:, 1:] - velocity[:, :1])[..., None, :] * axes).sum(-1)
+    after = torch.linspace(0, seconds, LOOKS, device=xy.device)[:, None]
+    return ((away[..., None, :] + closing[..., None, :] * after).abs() - reached[..., None, :]).amax(-1).amin(-1)
+
+
+def astray(one: Boxes, found: Tensor, asked: Conditions) -> Tensor:
+    """How far the agents that tokens describe are from what these say, summed over each scene's tokens, (B,) [m].
+
+    one, found: as from `described`. All else counts in metres, too (RAD_PER_M and so on), a wrong kind or no agent by
+    its cross-entropy.
+    """
+    said = {name: asked.numbers[..., i] for i, name in enumerate(TOKEN_NUMBERS)}
+    given = {name: asked.given[..., i] for i, name in enumerate(TOKEN_NUMBERS)}
     pose = one.pose
 
     def smooth(distance: Tensor) -> Tensor:
@@ -137,8 +215,8 @@ def astray(boxes: Boxes, asked: Conditions) -> Tensor:
         + off("y_m", pose[:, :, T0, 1])
         + turned("heading_rad", pose[:, :, T0, 2])
         + off("speed_mps", speed(T0 - 1, T0 + 1), MPS_PER_M)
-        + off("end_x_m", pose[:, :, -1, 0], END_PER_M)
-        + off("end_y_m", pose[:, :, -1, 1], END_PER_M)
+        + off("end_x_m", pose[:, :, -1, 0])
+        + off("end_y_m", pose[:, :, -1, 1])
         + turned("end_heading_rad", pose[:, :, -1, 2])
         + off("end_speed_mps", speed(-2, -1), MPS_PER_M)
         + off("length_m", one.log_size[..., 0].exp())

@@ -12,10 +12,11 @@ from sdiff.model.build import build_autoencoder, build_denoiser
 from sdiff.model.conditioning import from_tokens
 from sdiff.model.detection import Boxes, Detections, detect, suppressed
 from sdiff.model.recipe import Recipe
-from sdiff.model.rules import MOST, SIGMA_BELOW, broken_m, obeyed, off_road_field
+from sdiff.model.rules import MOST, SIGMA_BELOW, STEPS, STEPS_LAST, broken_m, obeyed, off_road_field
 from sdiff.model.samplers import SAMPLERS, karras_sigmas
 from sdiff.model.trajectory import interpolate
 from sdiff.scene import STEPS_FUTURE, STEPS_PAST, Agents, AgentTokens, Sample, SceneToken
+from sdiff.span import Span
 
 EGO_RADIUS_M = 2.0
 """The ego is the agent nearest the origin, if it is within this distance."""
@@ -44,12 +45,14 @@ class ScenarioModel(nn.Module):
         min_score: float = 0.5,
         rules: bool = True,
         collisions: bool = False,
+        ttc_s: Span | None = None,
     ) -> list[Sample]:
         """One scene for each of B places, window frame.
 
         map_bev: (B, 8, 256, 256) uint8. tokens, scene: B each. noise_keys: B of (seed, scenario id, attempt); the noise
         of a scene depends on its key alone. rules: sample towards scenes without collisions, vehicles on the road, and
-        described agents as described (sdiff.model.rules); collisions: without the first of these. Raises ValueError for
+        described agents as described (sdiff.model.rules); collisions: without the first of these; ttc_s: and in which
+        the first token's agent has a smallest time to collision with another's in this range [s]. Raises ValueError for
         an unknown sampler.
         """
         if sampler not in SAMPLERS:
@@ -67,11 +70,13 @@ class ScenarioModel(nn.Module):
             return self.autoencoder.decode(self.denoiser.unscale(scaled), seen, most)
 
         def broken(scaled: Tensor) -> Tensor:
-            return broken_m(decode(scaled), off_road_m, conditions, collisions)
+            return broken_m(decode(scaled), off_road_m, conditions, collisions, ttc_s)
 
         def denoise(x: Tensor, sigma: float) -> Tensor:
             estimate: Tensor = self.denoiser(x, x.new_full((len(x),), sigma), context)
-            return obeyed(estimate, broken) if rules and sigma < SIGMA_BELOW else estimate
+            if not rules or sigma >= SIGMA_BELOW:
+                return estimate
+            return obeyed(estimate, broken, STEPS_LAST if sigma == sigmas[-2] else STEPS)
 
         found = detect(decode(SAMPLERS[sampler](denoise, noise * sigmas[0], sigmas), None), min_score)
         return [Sample(to_agents(suppressed(boxes)), to_agents(boxes)) for boxes in found]
