@@ -80,7 +80,8 @@ class Agents:
 class Sample(NamedTuple):
     """What a model makes for one place.
 
-    agents: no two boxes of them overlap at t0. found: every box, also those that overlap a more probable one.
+    agents: no two boxes of them overlap at t0. found: every box, also those that overlap one that was asked for, or is
+    more probable.
     """
 
     agents: Agents

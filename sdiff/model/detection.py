@@ -231,15 +231,14 @@ def detect(boxes: Boxes, min_score: float = 0.5) -> list[Detections]:
     return scenes
 
 
-def suppressed(found: Detections) -> Detections:
-    """Without the boxes that overlap a more probable one at t0."""
+def suppressed(found: Detections, first: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Which boxes stay, (N,), so that no two overlap at t0; of two that do, one of `first`, else the more probable."""
     x, y, heading = found.pose[:, T0].T
     corners = box_corners(x, y, heading, *found.size.T)
-    keep: list[int] = []
-    for i in range(len(corners)):
-        if not boxes_overlap(corners[i], corners[keep]).any():
-            keep.append(i)
-    return Detections(found.score[keep], found.pose[keep], found.size[keep], found.kind[keep])
+    stay = np.zeros(len(first), bool)
+    for i in np.argsort(~first, kind="stable"):
+        stay[i] = not boxes_overlap(corners[i], corners[stay]).any()
+    return stay
 
 
 def gathered(boxes: Boxes, cell: Tensor) -> Boxes:

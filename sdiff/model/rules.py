@@ -39,8 +39,8 @@ ASTRAY_M, ASTRAY_SMOOTH_M = 4.0, 1.0
 """How far from where it was asked for an agent is looked for, and below which error the pull on it fades."""
 RAD_PER_M, MPS_PER_M = 0.1, 2.0
 """Radians, and metres a second, that count as much as one metre."""
-OFF_ROAD_CELLS, OFF_ROAD_STEPS = 128, 8
-"""Cells a side of the field of distances to the road, and how many of them it reaches beside it."""
+OFF_ROAD_STEPS = 16
+"""Pixels of the map image that the field of distances to the road reaches beside it."""
 _DRIVABLE = MAP_CHANNELS.index("drivable_area")
 _ON_FOOT = [KINDS.index("pedestrian"), KINDS.index("other")]
 
@@ -228,11 +228,14 @@ def astray(one: Boxes, found: Tensor, asked: Conditions) -> Tensor:
 
 
 def off_road_field(map_bev: Tensor) -> Tensor:
-    """(B, 1, 128, 128) float32 distance to the drivable area, up to 6 m [m]. map_bev: (B, 8, 256, 256) uint8."""
-    road = (map_bev[:, _DRIVABLE : _DRIVABLE + 1] > 0).to(torch.float32)
-    road = F.max_pool2d(road, BEV_PIXELS // OFF_ROAD_CELLS)
-    beside = 1 - road
+    """(B, 1, 256, 256) float32 distance to within the road, up to 6 m [m]. map_bev: (B, 8, 256, 256) uint8.
+
+    Within: one pixel from the drivable area's edge, so that who is there is on the road for sure.
+    """
+    beside = (map_bev[:, _DRIVABLE : _DRIVABLE + 1] == 0).to(torch.float32)
+    road = 1 - F.max_pool2d(beside, 3, stride=1, padding=1)
+    away = 1 - road
     for _ in range(OFF_ROAD_STEPS - 1):
         road = F.max_pool2d(road, 3, stride=1, padding=1)
-        beside = beside + 1 - road
-    return beside * (WINDOW_M / OFF_ROAD_CELLS)
+        away = away + 1 - road
+    return away * (WINDOW_M / BEV_PIXELS)

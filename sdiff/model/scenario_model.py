@@ -7,6 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from sdiff.metrics.matching import token_index
 from sdiff.model.autoencoder import LATENT_CELLS
 from sdiff.model.build import build_autoencoder, build_denoiser
 from sdiff.model.conditioning import from_tokens
@@ -79,7 +80,7 @@ class ScenarioModel(nn.Module):
             return obeyed(estimate, broken, STEPS_LAST if sigma == sigmas[-2] else STEPS)
 
         found = detect(decode(SAMPLERS[sampler](denoise, noise * sigmas[0], sigmas), None), min_score)
-        return [Sample(to_agents(suppressed(boxes)), to_agents(boxes)) for boxes in found]
+        return [_sample(boxes, asked) for boxes, asked in zip(found, tokens, strict=True)]
 
 
 def keyed_noise(key: tuple[int, str, int], shape: tuple[int, ...]) -> NDArray[np.float32]:
@@ -87,6 +88,13 @@ def keyed_noise(key: tuple[int, str, int], shape: tuple[int, ...]) -> NDArray[np
     digest = hashlib.sha256(repr(key).encode()).digest()
     generator = np.random.Generator(np.random.Philox(key=np.frombuffer(digest[:16], np.uint64)))
     return generator.standard_normal(shape, np.float32)
+
+
+def _sample(found: Detections, tokens: AgentTokens) -> Sample:
+    """All boxes as agents, and those that stay where boxes overlap: who was asked for before anybody else."""
+    agents = to_agents(found)
+    stay = suppressed(found, token_index(tokens, agents) >= 0)
+    return Sample(to_agents(Detections(*(field[stay] for field in found))), agents)
 
 
 def to_agents(found: Detections) -> Agents:
