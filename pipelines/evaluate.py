@@ -156,6 +156,11 @@ def _choose(scenarios: str, windows: str, seed: int, limit: int | None) -> tuple
     pairs = list(zip(asked["scenario_id"].to_pylist(), asked["window_id"].to_pylist(), strict=True))
     found = sorted((s, w) for s, w in pairs if w in known)
     if not found:
+        if all(w is None for _, w in pairs):
+            raise tables.TableError(
+                f"the {len(pairs)} scenarios at {scenarios} are at places on bare maps: no log to measure them "
+                "beside; give scenarios at places of windows"
+            )
         example = next((w for _, w in pairs if w is not None), None)
         raise tables.TableError(
             f"none of the {len(pairs)} scenarios at {scenarios} has its window in {windows} (for instance {example}); "

@@ -11,21 +11,35 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from typing import Any
 
 from pipelines import cluster
-from sdiff import storage, tables
+from sdiff import storage, tables, window_tables
 from sdiff.directives import job as job_files
 from sdiff.directives.job import Job
-from sdiff.directives.search import find, spots_of
+from sdiff.directives.search import (
+    Found,
+    IndexedMap,
+    Maps,
+    MapSpot,
+    Spot,
+    find,
+    find_on_maps,
+    spots_of,
+    spots_on_map,
+)
 from sdiff.directives.units import (
     Unit,
     job_id,
+    map_objects,
     places_wanted,
     plan,
     plan_table,
 )
 from sdiff.generation import LoadModel, MakeUnits, Work, default_device, estimate, load_checkpoint
+from sdiff.maps import files as map_files
+from sdiff.maps.lanes import map_from_rows
 
 NO_PROGRESS_TIMEOUT_S = 3600
 """Ray gives up when no unit ends for this long [s]."""
@@ -38,6 +52,7 @@ def run(
     job_file: str,
     *,
     windows: str | None = None,
+    map: str | None = None,
     where: str | None = None,
     count: int | None = None,
     seed: int | None = None,
@@ -57,24 +72,27 @@ def run(
     of one actor. report: takes a line of progress. Returns counts. Raises JobFileError, NoPlace, TableError,
     StorageError.
     """
-    job = job_files.read(job_file).with_options(
+    job = job_files.read(job_file, map).with_options(
         windows=windows, where=where, count=count, seed=seed, model=model, output=output
     )
-    if job.windows is None or job.output is None:
-        missing = "places.windows (option --windows)" if job.windows is None else "output (option --output)"
-        raise job_files.JobFileError(f"{job_file}: {missing} is missing, expected a URI")
+    if job.windows is None and job.map is None:
+        lacking = "places.windows (option --windows) or places.map (option --map)"
+        raise job_files.JobFileError(f"{job_file}: {lacking} is missing, expected a URI")
+    if job.output is None:
+        raise job_files.JobFileError(f"{job_file}: output (option --output) is missing, expected a URI")
+    if job.map is not None and job.places.where is not None:
+        raise job_files.JobFileError(f"{job_file}: --where asks for logs, and a bare map has none; expected --windows")
     started = time.monotonic()
     device = device or default_device()
     model_id = load_model(job.model, "cpu").model_id
-    windows, output = storage.absolute(job.windows), storage.absolute(job.output)
+    output = storage.absolute(job.output)
     model = storage.absolute(job.model) if job.model else None
-    job = job.with_options(windows=windows, output=output, model=model)
-    this = job_id(job, _object_names(windows), model_id)
-    found = find(job, windows, places_wanted(job))
+    job = job.with_options(output=output, model=model)
+    lent = _on_windows(job, model_id) if job.map is None else _on_maps(job, model_id, report)
+    this, found = lent.job_id, lent.found
     report(found.summary())
     units = plan(job, this, found)
-    named = spots_of(windows, sorted({w for d in job.directives for w in d.windows_needed()}))
-    work = Work(job, this, device, named, load_model)
+    work = Work(job, this, device, lent.named, load_model)
     planned = {
         "job_id": this,
         "model_id": model_id,
@@ -83,7 +101,8 @@ def run(
         "places": {name: len(spots) for name, spots in found.spots.items()},
     }
     if dry_run:
-        return planned | estimate(work, units, actors or _processes(device), price_per_hour)
+        return planned | estimate(work, units, actors or _processes(device), price_per_hour, lent.maps)
+    _write_maps(job, this, lent, units)
     _write_plan(job, this, model_id, units)
     folder = storage.table_uri(output, "scenarios")
     done = {uri.rsplit("/", 1)[-1].removesuffix(".parquet") for uri in storage.objects(folder)}
@@ -96,6 +115,58 @@ def run(
         **dict(sorted(tally.items())),
         "directives": _yields(units, folder),
     }
+
+
+@dataclass(frozen=True)
+class Lent:
+    """The places of a job. named: windows that directives take agents from.
+
+    On bare maps: maps, those that were read; objects, the bytes of each as an object of the table maps, by name; bad:
+    files that cannot be used, and why.
+    """
+
+    job_id: str
+    found: Found[Spot] | Found[MapSpot]
+    named: dict[str, Spot] = field(default_factory=dict)
+    maps: Maps | None = None
+    objects: dict[str, bytes] = field(default_factory=dict)
+    bad: list[tuple[str, str]] = field(default_factory=list)
+
+
+def _on_windows(job: Job, model_id: str) -> Lent:
+    windows = storage.absolute(job.windows or "")
+    job = job.with_options(windows=windows)
+    this = job_id(job, {"windows": _object_names(windows)}, model_id)
+    found = find(job, windows, places_wanted(job))
+    return Lent(this, found, spots_of(windows, sorted({w for d in job.directives for w in d.windows_needed()})))
+
+
+def _on_maps(job: Job, model_id: str, report: Callable[[str], None]) -> Lent:
+    files, bad = map_files.read_all(storage.absolute(job.map or ""))
+    for uri, reason in bad:
+        report(f"left out: {uri}: {reason}")
+    rows = [window_tables.maps_table(f.map) for f in files]
+    objects = dict(window_tables.map_object(r) for r in rows)
+    maps = Maps({f.map.map_id: IndexedMap(map_from_rows(r)) for f, r in zip(files, rows, strict=True)})
+    folder = storage.table_uri(job.output or "", "maps")
+    spots = [
+        spot
+        for file, name in zip(files, objects, strict=True)
+        for spot in spots_on_map(file, storage.join(folder, name), job.places.spacing_m)
+    ]
+    this = job_id(job, {"maps": sorted(objects)}, model_id)
+    return Lent(this, find_on_maps(job, spots, maps, places_wanted(job)), maps=maps, objects=objects, bad=bad)
+
+
+def _write_maps(job: Job, job_id: str, lent: Lent, units: list[Unit]) -> None:
+    """The maps that lend places, as objects of the table maps beside the scenarios, and what could not be read."""
+    for name in map_objects(units):
+        uri = storage.join(storage.table_uri(job.output or "", "maps"), name)
+        if not storage.exists(uri):
+            storage.write_bytes(uri, lent.objects[name])
+    if lent.bad:
+        letters = [(uri, "", "read", reason) for uri, reason in lent.bad]
+        tables.write(window_tables.dead_letters_table(letters), "dead_letters", job.output or "", job_id)
 
 
 def _run_units(work: Work, todo: list[Unit], actors: int | None, report: Callable[[str], None]) -> Counter[str]:
@@ -176,7 +247,7 @@ def _object_names(windows: str) -> list[str]:
     """Names of a table's objects, which come from the work that made them."""
     names = [uri.rsplit("/", 1)[-1] for uri in storage.objects(storage.table_uri(windows, "windows"))]
     if not names:
-        raise tables.TableError(f"no table windows at {windows}; run sdiff ingest first, or give --windows")
+        raise tables.TableError(f"no table windows at {windows}; run sdiff ingest first, or give --windows or --map")
     return names
 
 

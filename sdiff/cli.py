@@ -306,6 +306,12 @@ def train(
 def generate(
     job: Annotated[str | None, typer.Argument(metavar="JOB.yaml", help="What to generate; see examples/.")] = None,
     windows: Annotated[str | None, typer.Option(metavar="URI", help="Table that lends the places.")] = None,
+    map: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URI", help="Bare maps that lend them instead: Argoverse 2, SUMO, OpenDRIVE; or a folder."
+        ),
+    ] = None,
     where: Annotated[
         str | None, typer.Option(metavar="SQL", help="Which of its windows, such as region = 'x'.")
     ] = None,
@@ -329,9 +335,11 @@ def generate(
     """
     if (job is None) == (scenario is None):
         raise typer.BadParameter("expected either a job file, or --scenario with --output and --windows")
+    if map is not None and (windows is not None or where is not None):
+        raise typer.BadParameter("--map lends places without logs: it goes neither with --windows nor with --where")
     if scenario is not None:
-        if output is None or windows is None:
-            raise typer.BadParameter("--scenario needs --output, where its tables are, and --windows")
+        if output is None:
+            raise typer.BadParameter("--scenario needs --output, where its tables are")
         from sdiff import generation
 
         return generation.again(scenario, output, windows, model=model, device=device)
@@ -341,6 +349,7 @@ def generate(
     return generate.run(
         job,
         windows=windows,
+        map=map,
         where=where,
         count=count,
         seed=seed,

@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 import sdiff
 from sdiff import columns, storage, tables
 from sdiff.directives.job import Job
-from sdiff.directives.search import Maps, Spot, chunks, place_of, spots_of, window_rows
+from sdiff.directives.search import IndexedMap, Maps, MapSpot, Spot, chunks, place_of, spots_of, window_rows
 from sdiff.directives.units import (
     BATCHES_AT_ONCE,
     PROVENANCE,
@@ -30,8 +31,11 @@ from sdiff.directives.units import (
     near_duplicates,
     scenario_table,
 )
+from sdiff.geometry import SE2
+from sdiff.maps.lanes import map_from_rows
 from sdiff.scene import Agents
 
+ORIGIN = ("origin_x_m", "origin_y_m", "origin_heading_rad")
 LoadModel = Callable[[str | None, str], Sampler]
 
 
@@ -54,12 +58,15 @@ class Work:
 
 
 class MakeUnits:
-    """An actor: loads the model once, then makes unit after unit, each into one object."""
+    """An actor: loads the model once, then makes unit after unit, each into one object.
 
-    def __init__(self, work: Work) -> None:
+    maps: those that it need not read.
+    """
+
+    def __init__(self, work: Work, maps: Maps | None = None) -> None:
         if work.device == "cpu":
             _one_thread()
-        self.work, self.maps = work, Maps()
+        self.work, self.maps = work, maps or Maps()
         self.model = work.load_model(work.job.model, work.device)
         self.named = {w: _agents(row) for w, row in zip(work.named, _rows(list(work.named.values()), ()), strict=True)}
         self.directives = {d.name: d for d in work.job.directives}
@@ -84,17 +91,24 @@ class MakeUnits:
         lent: list[dict[str, Any]] = []
         tally: Counter[str] = Counter(attempts=0)
         for a, b in chunks(len(unit.spots), BATCHES_AT_ONCE * job.batch):
-            rows = _rows(list(unit.spots[a:b]), (*PROVENANCE, "lights", "map_bev"))
+            rows = self._lent(unit.spots[a:b])
             requests = [self._request(unit, a + i, row) for i, row in enumerate(rows)]
             made, counted = make(self.model, job, directive, requests)
             scenarios += made
             lent += [{c: rows[s.number - unit.first - a][c] for c in PROVENANCE} for s in made]
             tally.update(counted)
-        if copies := near_duplicates(scenarios, [row["window_id"] for row in lent]):
+        if copies := near_duplicates(scenarios, [unit.spots[s.number - unit.first] for s in scenarios]):
             tally["near_duplicates"] = copies
         table = scenario_table(job, self.work.job_id, self.model.model_id, unit, scenarios, lent)
         tally["scenarios"] = len(scenarios)
         return table, tally
+
+    def _lent(self, spots: tuple[Spot | MapSpot, ...]) -> list[dict[str, Any]]:
+        """Per place the columns that it lends, and what else is known of it."""
+        windows = _rows([s for s in spots if isinstance(s, Spot)], (*PROVENANCE, "lights", "map_bev"))
+        on_maps = [s for s in spots if isinstance(s, MapSpot)]
+        images = (self.maps.indexed(s.map_id, s.map_object).image(s.map_SE2_window) for s in on_maps)
+        return windows + [{**s.row(), "map_bev": bev.tobytes()} for s, bev in zip(on_maps, images, strict=True)]
 
     def _request(self, unit: Unit, i: int, row: dict[str, Any]) -> Request:
         number, spot = unit.first + i, unit.spots[i]
@@ -107,12 +121,15 @@ class MakeUnits:
         return Request(name, number, place, map_image(row["map_bev"]), logs)
 
 
-def estimate(work: Work, units: list[Unit], actors: int, price_per_hour: float | None = None) -> dict[str, Any]:
+def estimate(
+    work: Work, units: list[Unit], actors: int, price_per_hour: float | None = None, maps: Maps | None = None
+) -> dict[str, Any]:
     """What a job will take, from one batch of each directive that is made here and now, and not kept.
 
-    price_per_hour: of one actor. Returns what each directive's batch gave, time, rate, size and cost of the whole.
+    price_per_hour: of one actor. maps: those of the places, where they are not written yet. Returns what each
+    directive's batch gave, time, rate, size and cost of the whole.
     """
-    maker = MakeUnits(work)
+    maker = MakeUnits(work, maps)
     first: dict[str, Unit] = {}
     for unit in units:
         first.setdefault(unit.directive, unit)
@@ -145,7 +162,7 @@ def estimate(work: Work, units: list[Unit], actors: int, price_per_hour: float |
 def again(
     scenario_id: str,
     output: str,
-    windows: str,
+    windows: str | None = None,
     *,
     model: str | None = None,
     device: str | None = None,
@@ -153,6 +170,7 @@ def again(
 ) -> dict[str, Any]:
     """Make one scenario of the tables at `output` again from its row, and compare.
 
+    windows: the table that lent its place, if it is no place on a bare map: those are in the table maps at `output`.
     Returns its id, whether it has the same agents, and by how much they differ at most [m]. Raises TableError where
     there is no such scenario, or the model is another one.
     """
@@ -165,8 +183,7 @@ def again(
     jobs = tables.read(output, "jobs", ["job"], pc.field("job_id") == row["job_id"])
     if not jobs.num_rows:
         raise tables.TableError(f"table jobs at {output} has no job {row['job_id']}, which made {scenario_id}")
-    (place,) = _rows(list(spots_of(storage.absolute(windows), [row["window_id"]]).values()), ("map_bev",))
-    asked = Asked(scenario_id, map_image(place["map_bev"]), row["tokens"], row["scene"])
+    asked = Asked(scenario_id, _image_again(row, output, windows), row["tokens"], row["scene"])
     agents = make_again(loaded, json.loads(jobs["job"][0].as_py()), row["directive"], asked, row["attempt"])
     before: Agents = row["agents"]
     alike = len(agents) == len(before) and bool((agents.kind == before.kind).all())
@@ -180,9 +197,22 @@ def again(
     }
 
 
+def _image_again(row: dict[str, Any], output: str, windows: str | None) -> NDArray[np.uint8]:
+    """The map image of a scenario's place."""
+    if row["window_id"] is None:
+        rows = tables.read(output, "maps", where=pc.field("map_id") == row["map_id"])
+        if not rows.num_rows:
+            raise tables.TableError(f"table maps at {output} has no map {row['map_id']}, on which the scenario is")
+        return IndexedMap(map_from_rows(rows)).image(SE2(*(row[c] for c in ORIGIN)))
+    if windows is None:
+        raise tables.TableError(f"its place is window {row['window_id']}; give --windows, the table that lent it")
+    (place,) = _rows(list(spots_of(storage.absolute(windows), [row["window_id"]]).values()), ("map_bev",))
+    return map_image(place["map_bev"])
+
+
 def _scenario(output: str, scenario_id: str) -> dict[str, Any]:
     """What the row of a scenario says of how it was made, and its agents."""
-    plain = ["job_id", "model_id", "window_id", "directive", "attempt"]
+    plain = ["job_id", "model_id", "window_id", "map_id", *ORIGIN, "directive", "attempt"]
     rows = tables.read(
         output, "scenarios", [*plain, "tokens", "scene_token", "agents"], pc.field("scenario_id") == scenario_id
     )

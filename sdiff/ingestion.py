@@ -190,8 +190,7 @@ class SliceJob:
         with self._clock("map"):
             map.validate()
             self.map, self.index = map, raster.MapIndex.of(map)
-            data = tables.encode(window_tables.maps_table(map), "maps")
-            name = f"{hashlib.sha256(data).hexdigest()[:16]}.parquet"
+            name, data = window_tables.map_object(window_tables.maps_table(map))
         with self._clock("write"):
             uri = storage.join(storage.table_uri(self.output, "maps"), name)
             if not storage.exists(uri):

@@ -56,10 +56,10 @@ class Expected:
 def verify(uri: str) -> list[TableReport]:
     """A report on every table at `uri`, the parent of tables; every object is read in full.
 
-    Of `scenarios` every unit of every plan in `jobs` has to be there, and of `windows`, `agent_tokens` every object of
-    every finished slice of ingest. An object that nothing names is a problem, as is one that is damaged, of another
-    schema, or of another number of rows than was counted when it was made. Raises tables.TableError where there is no
-    table, storage.StorageError where a place cannot be listed.
+    Of `scenarios` every unit of every plan in `jobs` has to be there, of `maps` every bare map that lent places,
+    and of `windows`, `agent_tokens` every object of every finished slice of ingest. An object that nothing names is a
+    problem, as is one that is damaged, of another schema, or of another number of rows than was counted when it was
+    made. Raises tables.TableError where there is no table, storage.StorageError where a place cannot be listed.
     """
     found = {name: _names(uri, name) for name in schemas.TABLES}
     if not any(found.values()):
@@ -83,7 +83,7 @@ def verify(uri: str) -> list[TableReport]:
                 report.rows += checked.rows
                 report.bytes += checked.bytes
                 report.problems += checked.problems
-            if named is not None:
+            if named is not None and name in _FOREIGN:
                 report.problems += [Problem(f"{name}/{n}", *_FOREIGN[name]) for n in found[name] if n not in named]
     return list(reports.values())
 
@@ -109,7 +109,8 @@ def _expected(uri: str, found: dict[str, list[str]], reports: dict[str, TableRep
     for name in found["jobs"]:
         try:
             data = storage.read_bytes(storage.join(uri, "jobs", name))
-            plan = pq.read_table(pa.BufferReader(data), columns=["job_id", "unit_id", "n_scenarios"]).to_pylist()
+            columns = ["job_id", "unit_id", "n_scenarios", "job"]
+            plan = pq.read_table(pa.BufferReader(data), columns=columns).to_pylist()
         except (pa.ArrowException, OSError, KeyError):
             continue  # reported with the table jobs
         if plan and name != f"{plan[0]['job_id']}{SUFFIX}":
@@ -120,6 +121,8 @@ def _expected(uri: str, found: dict[str, list[str]], reports: dict[str, TableRep
             expected["scenarios"][f"{unit['unit_id']}{SUFFIX}"] = Expected(
                 unit["n_scenarios"], AGAIN_GENERATE, unit["job_id"]
             )
+        for map_object in json.loads(plan[0]["job"]).get("maps", []) if plan else []:
+            expected.setdefault("maps", {})[map_object] = Expected(None, AGAIN_GENERATE)
     for marker in storage.objects(storage.join(uri, "_ingest"), DONE):
         counts = json.loads(storage.read_bytes(marker))["counts"]
         unit = marker.rsplit("/", 1)[-1].removesuffix(DONE)

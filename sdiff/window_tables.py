@@ -1,5 +1,6 @@
 """Rows of the tables that ingest writes, as Arrow, without a loop over agents or steps."""
 
+import hashlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -8,6 +9,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 import schemas
+from sdiff import tables
 from sdiff.columns import agents_to_arrow, kind_names, ragged, scene_tokens_to_arrow
 from sdiff.logs.driving_log import FEATURE_KINDS, LANE_TYPES, DrivingLog, VectorMap
 from sdiff.raster import Bev
@@ -96,6 +98,12 @@ def maps_table(map: VectorMap) -> pa.Table:
         links_derived=np.full(n, map.links_derived),
         crs=pa.array([map.crs] * n, pa.string()),
     )
+
+
+def map_object(rows: pa.Table) -> tuple[str, bytes]:
+    """The object of the table maps that holds the rows of one map: its name, which comes from its bytes, and these."""
+    data = tables.encode(rows, "maps")
+    return f"{hashlib.sha256(data).hexdigest()[:16]}.parquet", data
 
 
 def dead_letters_table(letters: Sequence[tuple[str, str, str, str]]) -> pa.Table:

@@ -47,6 +47,29 @@ def s3(s3_server: object_store.ObjectStore) -> Iterator[object_store.ObjectStore
     PatientS3.clear_instance_cache()
 
 
+@pytest.fixture(scope="module")
+def ray_of_our_own() -> Iterator[None]:
+    """Ray on two cores, whose actors find the modules of the tests."""
+    import ray
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(Path(__file__).parent))
+        ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, _temp_dir=f"/tmp/ray-sdiff-{os.getpid()}")
+        yield
+        ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def town(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The SUMO network of a small generated town, four junctions."""
+    from sdiff.simulate.tools import run
+
+    folder = tmp_path_factory.mktemp("town")
+    grid = ("--grid", "--grid.number=2", "--grid.length=110", "--grid.attach-length=150", "--default.lanenumber=2")
+    run("netgenerate", *grid, "--no-turnarounds", "--seed=1", "--output-file=town.net.xml", folder=folder)
+    return folder / "town.net.xml"
+
+
 @pytest.fixture(scope="session")
 def sumo_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Run folder of 24 s of simulated traffic in a small generated town: cars to pedestrians, lights, crossings."""

@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -38,13 +37,7 @@ seed: 5
 """
 
 
-@pytest.fixture(scope="module", autouse=True)
-def ray_of_our_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    os.environ["PYTHONPATH"] = str(Path(__file__).parent)  # where the actors find the stand-in
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, _temp_dir=f"/tmp/ray-sdiff-{os.getpid()}")
-    yield
-    ray.shutdown()
-    del os.environ["PYTHONPATH"]
+pytestmark = pytest.mark.usefixtures("ray_of_our_own")
 
 
 @pytest.fixture(scope="module")

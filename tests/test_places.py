@@ -250,7 +250,7 @@ def test_places_come_with_counts_per_predicate(windows: str) -> None:
     wanted = job(where="split = 'val'", wanted=Wanted(junction_ahead_m=Span(5, 25), turn=("right",)))
     found = find(wanted, windows, counts(wanted))
     n_val = tables.read(windows, "windows", ["split"])["split"].to_pylist().count("val")
-    assert found.n_windows == found.examined == n_val
+    assert found.n_candidates == found.examined == n_val
     assert 0 < found.counts["junction_ahead_m"] < n_val
     assert found.counts["all of these"] == len(found.spots["free"]) <= found.counts["junction_ahead_m"]
 

@@ -35,26 +35,39 @@ TOP_SPEED_MPS = 70.0
 UNITS_LEAST, UNIT_MOST = 64, 8192
 """A large job has at least so many units, of at most so many scenarios: 70 MB of some 10 agents each."""
 
+SPACING_M = 10.0
+"""Between two poses along a lane of a bare map that may become places [m]."""
+
 ANYWHERE = Wanted()
+NEED_LOG = ("where", "light", "ego_speed_mps")
+"""Fields of places that mean nothing on a bare map."""
 
 
 @dataclass(frozen=True)
 class Places:
-    """Which windows lend their place: SQL condition over the flat columns, predicates, and how many at most."""
+    """Where: SQL condition over the flat columns of windows, predicates, and how many at most.
+
+    spacing_m: between the poses of a bare map along its lanes.
+    """
 
     where: str | None = None
     wanted: Wanted = ANYWHERE
     limit: int | None = None
+    spacing_m: float = SPACING_M
 
 
 @dataclass(frozen=True)
 class Job:
-    """A request for many scenarios. windows, model and output are URIs; model None is the shipped checkpoint."""
+    """A request for many scenarios. windows, map, model and output are URIs; model None is the shipped checkpoint.
+
+    Places are lent by windows or by bare maps: at most one of the two is given.
+    """
 
     name: str
     directives: tuple[Directive, ...] = (Directive(),)
     places: Places = Places()
     windows: str | None = None
+    map: str | None = None
     model: str | None = None
     output: str | None = None
     count: int = 100
@@ -71,7 +84,8 @@ class Job:
     def with_options(self, where: str | None = None, **options: Any) -> "Job":
         """The job with the options that are not None in place of what its file says."""
         places = self.places if where is None else replace(self.places, where=where)
-        return replace(self, places=places, **{k: v for k, v in options.items() if v is not None})
+        given = {k: v for k, v in options.items() if v is not None}
+        return replace(self, places=places, **({"map": None} if "windows" in given else {}) | given)
 
     def unit_size(self) -> int:
         """Scenarios per unit: as written, or from one batch in a small job to UNIT_MOST in a large one."""
@@ -79,20 +93,26 @@ class Job:
 
     def decides(self) -> dict[str, Any]:
         """All that decides what comes out, as JSON values: everything but where it is read and written."""
-        return {k: v for k, v in asdict(self).items() if k not in ("name", "windows", "model", "output")}
+        return {k: v for k, v in asdict(self).items() if k not in ("name", "windows", "map", "model", "output")}
 
 
-def read(uri: str) -> Job:
-    """The job in a YAML file. Raises JobFileError (file, line, field, what is allowed) and storage.StorageError."""
-    return parse(storage.read_bytes(uri).decode("utf-8", "replace"), uri)
+def read(uri: str, map: str | None = None) -> Job:
+    """The job in a YAML file; map: URI that lends the places, whatever the file says.
+
+    Raises JobFileError (file, line, field, what is allowed) and storage.StorageError.
+    """
+    return parse(storage.read_bytes(uri).decode("utf-8", "replace"), uri, map)
 
 
-def parse(text: str, file: str) -> Job:
-    """The job in the text of a YAML file; `file` names it in errors. Raises JobFileError."""
+def parse(text: str, file: str, map: str | None = None) -> Job:
+    """The job in the text of a YAML file; `file` names it in errors; map: as `read`. Raises JobFileError."""
     top = read_yaml(text, file)
     default = Job("")
     sampler = top.section("sampler")
     places = top.section("places")
+    windows, own_map = (places.text("windows"), places.text("map")) if places else (None, None)
+    if places and windows and own_map:
+        raise places.error("map", "given beside windows, expected one of them")
     listed = tuple(_directive(s) for s in top.sections("directives")) or default.directives
     names = [d.name for d in listed]
     if len(set(names)) < len(names):
@@ -101,7 +121,8 @@ def parse(text: str, file: str) -> Job:
         name=top.text("name") or file.rsplit("/", 1)[-1].rsplit(".", 1)[0],
         directives=listed,
         places=default.places if places is None else _places(places),
-        windows=(places.text("windows") if places else None),
+        windows=windows if map is None else None,
+        map=map or own_map,
         model=top.text("model"),
         output=top.text("output"),
         count=top.count("count", default.count),
@@ -115,6 +136,10 @@ def parse(text: str, file: str) -> Job:
     top.done()
     if places:
         places.done()
+    if job.map is not None:
+        _needs_no_log(top)
+    elif places and places.has("spacing_m"):
+        raise places.error("spacing_m", "is between poses on a bare map, expected a field map in places, or --map")
     if sampler:
         name = sampler.words("name", SAMPLERS, "sampler")
         if len(name) > 1:
@@ -136,6 +161,7 @@ def _places(section: Section) -> Places:
     return Places(
         where=section.text("where"),
         limit=limit or None,
+        spacing_m=section.number("spacing_m", SPACING_M, "m", 1.0, 1000.0),
         wanted=Wanted(
             junction_ahead_m=section.span("junction_ahead_m", "m", 0, 80),
             turn=section.words("turn", TURNS, "turn"),
@@ -148,6 +174,24 @@ def _places(section: Section) -> Places:
             ego_speed_mps=section.span("ego_speed_mps", "m/s", 0, TOP_SPEED_MPS),
         ),
     )
+
+
+def _needs_no_log(top: Section) -> None:
+    """Raise JobFileError for a field that asks for what only logs have: here a bare map lends the places."""
+
+    def refuse(section: Section, field: str) -> JobFileError:
+        return section.error(field, "asks for a log, and a bare map has none; expected no such field here, or windows")
+
+    if places := top.section("places"):
+        for name in NEED_LOG:
+            if places.has(name):
+                raise refuse(places, name)
+    for directive in top.sections("directives"):
+        if directive.is_word("ego") and directive.words("ego", None) == ("from_log",):
+            raise refuse(directive, "ego")
+        for agent in directive.sections("agents"):
+            if agent.has("from_log"):
+                raise refuse(agent, "from_log")
 
 
 def _accept(section: Section | None) -> Accept:

@@ -48,6 +48,8 @@ def _places() -> Schema:
     ahead = _span(0, 80)
     return _mapping(
         windows=TEXT,
+        map=TEXT,
+        spacing_m=_number(1.0, 1000.0),
         where=TEXT,
         limit=_whole(0, 10**9),
         junction_ahead_m=ahead,

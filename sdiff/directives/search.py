@@ -1,26 +1,30 @@
-"""The places of a job: windows that fit its condition, its predicates and its directives, found in a windows table."""
+"""The places of a job: windows, or poses on bare maps, that fit its condition, its predicates and its directives."""
 
+import hashlib
 import itertools
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import pyarrow as pa
 import pyarrow.dataset as ds
 
 import schemas
-from sdiff import query, storage, tables
+from sdiff import query, raster, storage, tables
 from sdiff.directives.directive import fits
 from sdiff.directives.job import Job
 from sdiff.geometry import SE2
-from sdiff.logs.driving_log import LIGHT_STATES
+from sdiff.logs.driving_log import LIGHT_STATES, Lights, VectorMap
 from sdiff.maps.lanes import LaneGraph, map_from_rows
-from sdiff.maps.places import Place
+from sdiff.maps.places import ROOM_M, Place, along_lanes
 from sdiff.scene import STEPS_PAST
 
 if TYPE_CHECKING:
     import duckdb
+
+    from sdiff.maps.files import MapFile
 
 MAPS_KEPT = 64
 """Maps that are held in memory at most."""
@@ -32,7 +36,7 @@ WHERE_COLUMNS = tuple(
 
 
 class NoPlace(ValueError):
-    """No window fits what a job wants: says how many fit each part of it."""
+    """No place fits what a job wants: says how many fit each part of it."""
 
 
 @dataclass(frozen=True)
@@ -46,40 +50,100 @@ class Spot:
     map_object: str
 
 
-@dataclass
-class Found:
-    """Places per directive in table order; windows that met the condition; how many of `examined` passed each part."""
+@dataclass(frozen=True)
+class MapSpot:
+    """A place on a bare map: its number among the poses along the map's lanes, and that pose, map_SE2_window.
 
-    spots: dict[str, list[Spot]]
-    n_windows: int
+    map_object: holds the map's rows of the table maps. dataset, region, license: what the map's file says of itself.
+    """
+
+    map_id: str
+    map_object: str
+    number: int
+    x_m: float
+    y_m: float
+    heading_rad: float
+    dataset: str
+    region: str
+    license: str
+
+    @property
+    def map_SE2_window(self) -> SE2:
+        """The window frame in the map."""
+        return SE2(self.x_m, self.y_m, self.heading_rad)
+
+    def row(self) -> dict[str, Any]:
+        """What a window would say of the place: the columns that it lends to scenarios."""
+        pose = {"origin_x_m": self.x_m, "origin_y_m": self.y_m, "origin_heading_rad": self.heading_rad}
+        lent = {name: getattr(self, name) for name in ("map_id", "dataset", "region", "license")}
+        return {"window_id": None, **lent, **pose}
+
+
+AnySpot = TypeVar("AnySpot", Spot, MapSpot)
+
+
+@dataclass
+class Found(Generic[AnySpot]):
+    """Places per directive in table order; candidates and their kind; how many of `examined` passed each part."""
+
+    spots: dict[str, list[AnySpot]]
+    n_candidates: int
+    candidates: str = "windows meet places.where"
     examined: int = 0
     counts: Counter[str] = field(default_factory=Counter)
 
     def summary(self) -> str:
         """One line per part of what was wanted."""
         parts = "".join(f"\n  {self.counts[name]:>8,} {name}" for name in self.counts)
-        return f"{self.n_windows:,} windows meet places.where; of {self.examined:,} examined fit{parts}"
+        return f"{self.n_candidates:,} {self.candidates}; of {self.examined:,} examined fit{parts}"
+
+
+@dataclass(frozen=True)
+class IndexedMap:
+    """A map, and what is computed from it once."""
+
+    map: VectorMap
+
+    @cached_property
+    def graph(self) -> LaneGraph:
+        """Its lanes."""
+        return LaneGraph(self.map)
+
+    @cached_property
+    def _index(self) -> raster.MapIndex:
+        return raster.MapIndex.of(self.map)
+
+    def image(self, map_SE2_window: SE2) -> raster.Bev:
+        """The map image of a window without signals, (8, 256, 256)."""
+        return raster.map_bev(self._index, Lights.none(1), 0, map_SE2_window)
 
 
 class Maps:
-    """The lane graphs of a maps table, the last ones kept."""
+    """Maps of a maps table, the last ones kept. held: those that need not be read."""
 
-    def __init__(self) -> None:
-        self._kept: OrderedDict[str, LaneGraph] = OrderedDict()
+    def __init__(self, held: Mapping[str, IndexedMap] | None = None) -> None:
+        self._held = held or {}
+        self._kept: OrderedDict[str, IndexedMap] = OrderedDict()
 
     def graph(self, map_id: str, map_object: str) -> LaneGraph:
         """The lanes of the map `map_id`, which lies in the object `map_object`."""
+        return self.indexed(map_id, map_object).graph
+
+    def indexed(self, map_id: str, map_object: str) -> IndexedMap:
+        """The map `map_id`, which lies in the object `map_object`."""
+        if map_id in self._held:
+            return self._held[map_id]
         if map_id not in self._kept:
             fs, path = storage.filesystem(map_object)
             rows = ds.dataset(path, format="parquet", filesystem=fs).to_table(filter=ds.field("map_id") == map_id)
-            self._kept[map_id] = LaneGraph(map_from_rows(rows))
+            self._kept[map_id] = IndexedMap(map_from_rows(rows))
             while len(self._kept) > MAPS_KEPT:
                 self._kept.popitem(last=False)
         self._kept.move_to_end(map_id)
         return self._kept[map_id]
 
 
-def find(job: Job, windows_uri: str, wanted_per_directive: dict[str, int]) -> Found:
+def find(job: Job, windows_uri: str, wanted_per_directive: dict[str, int]) -> Found[Spot]:
     """Places for each directive of a job: as many as wanted, or all there are.
 
     Windows are examined in an order that only the seed decides, until all have enough. Raises NoPlace where a
@@ -87,29 +151,50 @@ def find(job: Job, windows_uri: str, wanted_per_directive: dict[str, int]) -> Fo
     """
     with query.connect(storage.table_uri(windows_uri, "windows").rsplit("/", 1)[0]) as con:
         candidates = _candidates(con, job, windows_uri)
-    found = Found({d.name: [] for d in job.directives}, len(candidates))
-    predicates = job.places.wanted.asked()
-    for name in (
-        *(["on a lane"] if predicates else []),
-        *predicates,
-        "all of these",
-        *(f"taken for {d.name}" for d in job.directives),
-    ):
-        found.counts[name] = 0
+    found: Found[Spot] = Found({d.name: [] for d in job.directives}, len(candidates))
     maps = Maps()
-    for row in (row for batch in candidates.to_batches(1024) for row in batch.to_pylist()):
-        if all(len(found.spots[name]) >= n for name, n in wanted_per_directive.items()):
-            break
-        _examine(row, job, predicates, maps, found, wanted_per_directive)
-    empty = [name for name, spots in found.spots.items() if wanted_per_directive[name] and not spots]
-    if empty:
-        raise NoPlace(
-            f"no place for directive {empty[0]} in {windows_uri}: {found.summary()}\n"
-            "give other --windows, or ask for less in the job's places"
-        )
-    for name, spots in found.spots.items():
-        found.spots[name] = sorted(spots, key=lambda s: (s.object, s.row))
+
+    def windows() -> Iterator[tuple[Place, Spot]]:
+        for row in (row for batch in candidates.to_batches(1024) for row in batch.to_pylist()):
+            spot = Spot(row["window_id"], row["filename"], row["file_row_number"], row["map_id"], row["map_object"])
+            yield place_of(row, lambda spot=spot: maps.graph(spot.map_id, spot.map_object)), spot  # type: ignore[misc]
+
+    _fill(found, job, windows(), wanted_per_directive)
+    _refuse_none(found, wanted_per_directive, windows_uri, "give other --windows")
+    for spots in found.spots.values():
+        spots.sort(key=lambda s: (s.object, s.row))
     return found
+
+
+def find_on_maps(job: Job, on: list[MapSpot], maps: Maps, wanted_per_directive: dict[str, int]) -> Found[MapSpot]:
+    """The same, of places on bare maps. on: those there are, see `spots_on_map`.
+
+    They are examined in an order that only the seed and the place decide. A place has to have room: see
+    `Place.has_room`. Raises NoPlace where a directive has none.
+    """
+    n_maps = len({s.map_id for s in on})
+    kind = f"poses along the lanes of {n_maps} map{'s' if n_maps > 1 else ''}"
+    found: Found[MapSpot] = Found({d.name: [] for d in job.directives}, len(on), kind)
+
+    def drawn(spot: MapSpot) -> str:
+        return hashlib.md5(f"{spot.map_id}:{spot.number}:{job.seed}".encode()).hexdigest()
+
+    def places() -> Iterator[tuple[Place, MapSpot]]:
+        for spot in sorted(on, key=drawn):
+            yield place_of(spot.row(), lambda spot=spot: maps.graph(spot.map_id, spot.map_object)), spot  # type: ignore[misc]
+
+    _fill(found, job, places(), wanted_per_directive, needs_room=True)
+    _refuse_none(found, wanted_per_directive, str(job.map), "give another --map")
+    for spots in found.spots.values():
+        spots.sort(key=lambda s: (s.map_id, s.number))
+    return found
+
+
+def spots_on_map(file: "MapFile", map_object: str, spacing_m: float) -> list[MapSpot]:
+    """All poses along the lanes of a map, see `along_lanes`. map_object: where the map's rows will lie."""
+    poses = enumerate(along_lanes(LaneGraph(file.map), spacing_m))
+    told = (file.dataset, file.region, file.license)
+    return [MapSpot(file.map.map_id, map_object, i, p.x_m, p.y_m, p.heading_rad, *told) for i, p in poses]
 
 
 def spots_of(windows_uri: str, window_ids: list[str]) -> dict[str, Spot]:
@@ -151,23 +236,52 @@ def place_of(row: dict[str, Any], load_graph: Callable[[], LaneGraph]) -> Place:
     return Place(load_graph, origin, float("nan") if speed is None else speed, signals)
 
 
-def _examine(
-    row: dict[str, Any], job: Job, predicates: list[str], maps: Maps, found: Found, wanted: dict[str, int]
+def _fill(
+    found: Found[AnySpot],
+    job: Job,
+    candidates: Iterable[tuple[Place, AnySpot]],
+    wanted: dict[str, int],
+    needs_room: bool = False,
 ) -> None:
-    place = place_of(row, lambda: maps.graph(row["map_id"], row["map_object"]))
-    held = [name for name in predicates if job.places.wanted.holds(name, place)]
-    found.examined += 1
-    if predicates:
-        found.counts["on a lane"] += place.lane is not None
-    found.counts.update(held)
-    if len(held) < len(predicates):
-        return
-    found.counts["all of these"] += 1
-    spot = Spot(row["window_id"], row["filename"], row["file_row_number"], row["map_id"], row["map_object"])
-    for directive in job.directives:
-        if len(found.spots[directive.name]) < wanted[directive.name] and fits(directive, place):
-            found.counts[f"taken for {directive.name}"] += 1
-            found.spots[directive.name].append(spot)
+    """Go through candidates until all directives have enough, and count what each part of the job leaves."""
+    predicates: list[str] = job.places.wanted.asked()
+    room: str = f"{ROOM_M:.0f} m of road ahead and behind"
+    for name in (
+        *([room] if needs_room else []),
+        *(["on a lane"] if predicates else []),
+        *predicates,
+        "all of these",
+        *(f"taken for {d.name}" for d in job.directives),
+    ):
+        found.counts[name] = 0
+    for place, spot in candidates:
+        if all(len(found.spots[name]) >= n for name, n in wanted.items()):
+            break
+        found.examined += 1
+        if needs_room:
+            if not place.has_room:
+                continue
+            found.counts[room] += 1
+        held = [name for name in predicates if job.places.wanted.holds(name, place)]
+        if predicates:
+            found.counts["on a lane"] += place.lane is not None
+        found.counts.update(held)
+        if len(held) < len(predicates):
+            continue
+        found.counts["all of these"] += 1
+        for directive in job.directives:
+            if len(found.spots[directive.name]) < wanted[directive.name] and fits(directive, place):
+                found.counts[f"taken for {directive.name}"] += 1
+                found.spots[directive.name].append(spot)
+
+
+def _refuse_none(found: Found[AnySpot], wanted: dict[str, int], uri: str, remedy: str) -> None:
+    empty = [name for name, spots in found.spots.items() if wanted[name] and not spots]
+    if empty:
+        raise NoPlace(
+            f"no place for directive {empty[0]} in {uri}: {found.summary()}\n"
+            f"{remedy}, or ask for less in the job's places"
+        )
 
 
 def _candidates(con: "duckdb.DuckDBPyConnection", job: Job, windows_uri: str) -> pa.Table:

@@ -4,6 +4,7 @@ import hashlib
 import itertools
 import json
 from collections import Counter
+from collections.abc import Hashable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple, Protocol
 
@@ -17,7 +18,7 @@ from sdiff import columns, tables
 from sdiff.directives.directive import Directive, DoesNotFit, Logs
 from sdiff.directives.job import Job
 from sdiff.directives.judging import Accept, Verdict, judge
-from sdiff.directives.search import Found, Spot, chunks
+from sdiff.directives.search import Found, MapSpot, Spot, chunks
 from sdiff.directives.steering import steered
 from sdiff.maps.places import Place, place_columns
 from sdiff.metrics import brief
@@ -64,11 +65,11 @@ class Unit:
     index: int
     directive: str
     first: int
-    spots: tuple[Spot, ...]
+    spots: tuple[Spot | MapSpot, ...]
 
     def to_json(self) -> str:
         """The unit as text, each place once."""
-        places = list(dict.fromkeys(self.spots))
+        places: list[Any] = list(dict.fromkeys(self.spots))
         position = {spot: i for i, spot in enumerate(places)}
         fields = {**asdict(self), "spots": [position[s] for s in self.spots], "places": [asdict(p) for p in places]}
         return json.dumps(fields, sort_keys=True)
@@ -77,7 +78,7 @@ class Unit:
     def from_json(text: str) -> "Unit":
         """The unit that `to_json` wrote."""
         fields = json.loads(text)
-        places = [Spot(**p) for p in fields.pop("places")]
+        places = [Spot(**p) if "window_id" in p else MapSpot(**p) for p in fields.pop("places")]
         return Unit(**{**fields, "spots": tuple(places[i] for i in fields["spots"])})
 
 
@@ -114,10 +115,10 @@ class Scenario:
     measured: dict[str, float | bool | str]
 
 
-def job_id(job: Job, windows: list[str], model_id: str) -> str:
-    """The fingerprint of everything that decides a job's result. windows: names of the table's objects."""
+def job_id(job: Job, places: dict[str, list[str]], model_id: str) -> str:
+    """The fingerprint of all that decides a job's result. places: the table that lends them, names of its objects."""
     versions = {"schema": schemas.table_schema("scenarios").version, "code": sdiff.__version__}
-    return tables.fingerprint({"job": job.decides(), "windows": windows, "model": model_id, **versions})
+    return tables.fingerprint({"job": job.decides(), **places, "model": model_id, **versions})
 
 
 def counts(job: Job) -> dict[str, int]:
@@ -131,7 +132,7 @@ def places_wanted(job: Job) -> dict[str, int]:
     return {name: min(n, job.places.limit or n) for name, n in counts(job).items()}
 
 
-def plan(job: Job, job_id: str, found: Found) -> list[Unit]:
+def plan(job: Job, job_id: str, found: Found[Spot] | Found[MapSpot]) -> list[Unit]:
     """The units of a job. A directive's scenarios take its places in turn, those of one place beside one another."""
     units: list[Unit] = []
     first = 0
@@ -147,7 +148,7 @@ def plan(job: Job, job_id: str, found: Found) -> list[Unit]:
 
 def plan_table(job: Job, job_id: str, model_id: str, units: list[Unit]) -> pa.Table:
     """The job's object of the table jobs."""
-    text = json.dumps({**job.decides(), "name": job.name}, sort_keys=True)
+    text = json.dumps({**job.decides(), "name": job.name, "maps": map_objects(units)}, sort_keys=True)
     rows = [
         {
             "job_id": job_id,
@@ -163,6 +164,12 @@ def plan_table(job: Job, job_id: str, model_id: str, units: list[Unit]) -> pa.Ta
         for u in units
     ]
     return pa.Table.from_pylist(rows, schema=schemas.arrow_schema("jobs"))
+
+
+def map_objects(units: list[Unit]) -> list[str]:
+    """Names of the objects of the table maps, beside the scenarios, that lend places to a job."""
+    used = {s.map_object for u in units for s in u.spots if isinstance(s, MapSpot)}
+    return sorted(uri.rsplit("/", 1)[-1] for uri in used)
 
 
 def sampler_name(job: Job) -> str:
@@ -283,9 +290,9 @@ def _sample(model: Sampler, job: Job, ttc_s: Span | None, tries: list[tuple[Aske
     return samples[: len(tries)]
 
 
-def near_duplicates(scenarios: list[Scenario], places: list[str]) -> int:
+def near_duplicates(scenarios: list[Scenario], places: Sequence[Hashable]) -> int:
     """How many scenarios are like one of the last COMPARED before them at the same place. places: one per scenario."""
-    seen: dict[str, list[Agents]] = {}
+    seen: dict[Hashable, list[Agents]] = {}
     count = 0
     for scenario, place in zip(scenarios, places, strict=True):
         before = seen.setdefault(place, [])
@@ -299,7 +306,7 @@ def scenario_table(
 ) -> pa.Table:
     """The unit's object of the table scenarios, sorted by severity, see SORTED_BY.
 
-    provenance: per scenario, the columns that its window lends.
+    provenance: per scenario, the columns that its place lends.
     """
     schema = schemas.arrow_schema("scenarios")
     data: dict[str, Any] = {
@@ -345,7 +352,7 @@ PROVENANCE = (
     "region",
     "license",
 )
-"""Columns that a scenario takes from the window whose place it uses."""
+"""Columns that a scenario takes from its place: the window, or the pose on a bare map."""
 
 
 def map_image(data: bytes) -> NDArray[np.uint8]:

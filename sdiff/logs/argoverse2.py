@@ -170,22 +170,27 @@ def _map(source: str, scenario_id: str) -> VectorMap:
     if not storage.exists(uri):
         raise BadRecord("no map beside the scenario; expected log_map_archive_<scenario id>.json in its folder")
     try:
-        raw = read_json(uri)
-        segments = list(raw["lane_segments"].values())
-        lanes = _lanes(segments)
+        return map_of(read_json(uri), scenario_id)
+    except BadRecord as error:
+        raise BadRecord(f"the map beside the scenario is {error}") from error
+
+
+def map_of(archive: Any, map_id: str) -> VectorMap:
+    """The map in the JSON of a map archive, of the motion or the sensor data set. Raises BadRecord where it is none."""
+    try:
+        segments = list(archive["lane_segments"].values())
         return vector_map(
-            scenario_id,
-            lanes,
+            map_id,
+            _lanes(segments),
             [
                 Features("lane_boundary", _painted_lines(segments)),
-                Features("drivable_area", _lines([a["area_boundary"] for a in raw["drivable_areas"].values()])),
-                Features("crosswalk", _crossings(list(raw["pedestrian_crossings"].values()))),
+                Features("drivable_area", _lines([a["area_boundary"] for a in archive["drivable_areas"].values()])),
+                Features("crosswalk", _crossings(list(archive["pedestrian_crossings"].values()))),
             ],
         )
     except (KeyError, TypeError, AttributeError, ValueError) as error:
-        what = str(error) if isinstance(error, BadRecord) else f"{type(error).__name__} {error}"
         raise BadRecord(
-            f"the map beside the scenario is not an Argoverse 2 map: {what}; expected lane_segments, drivable_areas "
+            f"not an Argoverse 2 map: {type(error).__name__} {error}; expected lane_segments, drivable_areas "
             "and pedestrian_crossings with points of x and y"
         ) from error
 
@@ -198,10 +203,11 @@ def _lines(polylines: list[list[dict[str, float]]]) -> Lines:
 
 
 def _lanes(segments: list[dict[str, Any]]) -> Lanes:
-    segments = [s for s in segments if len(s["centerline"]) > 1]
+    centres = [_centreline(s) for s in segments]
+    segments = [s for s, line in zip(segments, centres, strict=True) if len(line) > 1]
     ids = [str(s["id"]) for s in segments]
     index = {lane_id: i for i, lane_id in enumerate(ids)}
-    lines = _lines([s["centerline"] for s in segments])
+    lines = Lines.of([line for line in centres if len(line) > 1])
     pairs = [(i, index.get(str(to), -1)) for i, s in enumerate(segments) for to in s["successors"]]
     successors = np.array(pairs, np.int32).reshape(-1, 2)
 
@@ -223,6 +229,17 @@ def _lanes(segments: list[dict[str, Any]]) -> Lanes:
         speed_limit_mps=np.full(len(ids), np.nan, np.float32),
         links_derived=False,
     )
+
+
+def _centreline(segment: dict[str, Any]) -> NDArray[np.float64]:
+    """A segment's centre line, (n, 2) [m]; midway between its sides where there is none (sensor data set)."""
+    if "centerline" in segment:
+        return _lines([segment["centerline"]]).xy_m
+    sides = [_lines([segment[f"{side}_lane_boundary"]]).xy_m for side in ("left", "right")]
+    shares = [np.concatenate([[0.0], np.cumsum(np.hypot(*np.diff(side, axis=0).T))]) for side in sides]
+    shares = [s / s[-1] for s in shares]
+    at = np.unique(np.concatenate(shares))
+    return np.mean([[np.interp(at, s, xy[:, i]) for i in (0, 1)] for s, xy in zip(shares, sides, strict=True)], 0).T
 
 
 def _same_direction(neighbour: NDArray[np.int32], along: NDArray[np.float64]) -> NDArray[np.int32]:

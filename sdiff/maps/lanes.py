@@ -121,7 +121,7 @@ class Path:
         """The pose at arc length `s_m`, `lateral_m` to the left, along the path. map_SE2_pose."""
         x, y = self._at(s_m)
         heading = self.heading(s_m)
-        return SE2(x - lateral_m * np.sin(heading), y + lateral_m * np.cos(heading), heading)
+        return SE2(float(x - lateral_m * np.sin(heading)), float(y + lateral_m * np.cos(heading)), heading)
 
     def heading(self, s_m: float) -> float:
         """Direction of the path at `s_m`, map frame [rad]."""
@@ -258,6 +258,10 @@ class LaneGraph:
     def length_m(self, lane: int) -> float:
         """Length of a lane along its centre line [m]."""
         return float(self._along[self.map.start[lane + 1] - 1] - self._along[self.map.start[lane]])
+
+    def lane_path(self, lane: int) -> Path:
+        """A lane by itself, its reference point at its start."""
+        return self._path((), (lane,), 0.0)
 
     def paths(self, at: LanePosition, ahead_m: float, behind_m: float = 0.0) -> list[Path]:
         """Ways to drive on from a position on a lane, its reference point, the straightest first.

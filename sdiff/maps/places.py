@@ -6,7 +6,9 @@ from functools import cached_property
 
 import numpy as np
 
+from sdiff import WINDOW_M
 from sdiff.geometry import SE2, wrap_angle
+from sdiff.logs.driving_log import LANE_TYPES
 from sdiff.maps.lanes import LaneGraph, LanePosition, Path, line
 from sdiff.span import Span
 
@@ -15,6 +17,9 @@ REACH_M = 90.0
 
 BESIDE_M, BESIDE_RAD = (1.0, 6.5), np.radians(20)
 """How far and how parallel the ways of two neighbouring lanes run [m, rad]."""
+
+ROOM_M = WINDOW_M / 2
+"""How far the way of an AV on a bare map goes on ahead and behind it at least: a window there is not half empty [m]."""
 
 LIGHT_WORDS = ("go", "caution", "stop", "none")
 
@@ -46,6 +51,11 @@ class Place:
     def paths(self) -> list[Path]:
         """The ways ahead from the AV's lane, the straightest first; [] off the lanes."""
         return [] if self.lane is None else self.graph.paths(self.lane, REACH_M, REACH_M)
+
+    @property
+    def has_room(self) -> bool:
+        """Whether the map goes on for ROOM_M along the AV's lane, ahead and behind."""
+        return bool(self.paths) and self.paths[0].covers(-ROOM_M) and self.paths[0].covers(ROOM_M)
 
     def beside(self, lane: int) -> LanePosition:
         """The AV's position beside it on another lane."""
@@ -129,6 +139,13 @@ class Place:
                 if state is not None:
                     return state
         return "none"
+
+
+def along_lanes(graph: LaneGraph, spacing_m: float) -> list[SE2]:
+    """Poses on the lanes for cars, outside junctions, every `spacing_m`, the first at half of it; map frame."""
+    for_cars = graph.drivable & (graph.map.lane_type == LANE_TYPES.index("vehicle")) & ~graph.map.in_junction
+    paths = (graph.lane_path(lane) for lane in np.flatnonzero(for_cars).tolist())
+    return [path.pose(float(s)) for path in paths for s in np.arange(spacing_m / 2, path.s_m[-1], spacing_m)]
 
 
 def place_columns(place: Place) -> dict[str, float | str]:

@@ -94,7 +94,9 @@ def _sample(found: Detections, tokens: AgentTokens) -> Sample:
     """All boxes as agents, and those that stay where boxes overlap: who was asked for before anybody else."""
     agents = to_agents(found)
     stay = suppressed(found, token_index(tokens, agents) >= 0)
-    return Sample(to_agents(Detections(*(field[stay] for field in found))), agents)
+    return Sample(
+        to_agents(Detections(found.score[stay], found.pose[stay], found.size[stay], found.kind[stay])), agents
+    )
 
 
 def to_agents(found: Detections) -> Agents:
