@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import ray
@@ -21,6 +22,7 @@ from traffic import traffic
 from pipelines import generate
 from sdiff import columns, generation, storage, tables
 from sdiff.directives.job import JobFileError
+from sdiff.directives.search import Spot, window_rows
 from sdiff.directives.units import Scenario, near_duplicates
 from sdiff.scene import STEPS_PAST, AgentTokens, SceneToken
 
@@ -284,6 +286,20 @@ def test_an_error_in_an_actor_is_raised_as_itself_and_the_next_job_runs(
     assert "in sample" in error.value.__notes__[0], "where it happened"
     assert list((tmp_path / "out").rglob("scenarios/*")) == []
     assert run(job_file, windows, tmp_path / "out")["units_made"] == 4
+
+
+def test_a_window_is_read_from_the_row_group_that_holds_it(windows: str, tmp_path: Path) -> None:
+    one = tables.read(windows, "windows").slice(0, 1)
+    assert one.column_names[0] == "window_id"
+    names = [f"w{i}" for i in range(150)]
+    many = pa.concat_tables([one] * len(names))
+    many = many.set_column(0, many.schema.field("window_id"), pa.array(names))
+    uri = tables.write(many, "windows", str(tmp_path), "many")
+    assert tables.footer(uri).num_row_groups > 2
+    rows = [149, 0, 64, 63, 64, 128]
+    found = window_rows([Spot(names[row], uri, row, "", "") for row in rows], ["window_id", "map_bev"])
+    assert [t["window_id"][0].as_py() for t in found] == [names[row] for row in rows]
+    assert {t["map_bev"][0].as_py() for t in found} == {one["map_bev"][0].as_py()}
 
 
 def test_a_scenario_is_made_again_from_its_row(made: tuple[Path, dict[str, object]], windows: str) -> None:
