@@ -30,6 +30,8 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Address of the job server of a Ray head of our own, with a token of its own."""
     port, folder = free_port(), Path(f"/tmp/ray-sdiff-jobs-{os.getpid()}")
     with pytest.MonkeyPatch.context() as patch:
+        # Of ours, not the program of that name that compares files side by side.
+        patch.setenv("PATH", os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
         patch.setenv("RAY_AUTH_MODE", "token")
         patch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32))
         start = "from ray.scripts.scripts import main; main()"
@@ -59,12 +61,12 @@ def test_a_job_is_submitted_followed_and_stopped(head: str, tmp_path: Path) -> N
         time.sleep(1)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["entrypoint"] == f"sdiff generate {missing} --count 3"
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 240
     while (status := json.loads(sdiff("status", "first", *at, "--json").stdout))["status"] in ("PENDING", "RUNNING"):
-        assert time.monotonic() < deadline
+        assert time.monotonic() < deadline, status
         time.sleep(1)
     assert status["status"] == "FAILED"
-    assert "none.yaml" in status["last_line"], "generate's own message"
+    assert f"sdiff: cannot read {missing}" in status["last_line"], "generate's own message"
     assert "none.yaml" in sdiff("logs", "first", *at).stdout
     assert [job["job"] for job in json.loads(sdiff("list", *at, "--json").stdout)["jobs"]] == ["first"]
     assert json.loads(sdiff("cancel", "first", *at, "--json").stdout) == {"job": "first", "stopped": False}
