@@ -3,7 +3,7 @@
     PYTHONPATH=tests python benchmarks/kills.py --rounds 10 --output kills.jsonl
 
 Kills in turn the actor with the model, another worker process of Ray, the process of the command and the S3 server
-(tests/kills.py says how), runs the same command again where the first one ended, and compares every object with those
+(tests/killing.py says how), runs the same command again where the first one ended, and compares every object with those
 of an undisturbed run. Exit status 1 where anything differs.
 """
 
@@ -17,7 +17,7 @@ from pathlib import Path
 
 import ray
 from crossroads import write_windows
-from kills import VICTIMS, run, survive
+from killing import VICTIMS, run, survive
 from object_store import running
 
 from sdiff import verify
@@ -41,7 +41,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder, running(Path(folder) / "s3") as store:
         os.environ |= store.environment()
         ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, _temp_dir=f"/tmp/ray-sdiff-{os.getpid()}")
-        windows = write_windows(Path(folder) / "windows")
+        windows = write_windows(Path(folder) / "crossing")
         job_file = Path(folder) / "job.yaml"
         job_file.write_text(JOB)
         bucket = store.make_bucket("kills")

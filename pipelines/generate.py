@@ -7,7 +7,9 @@ was killed goes on where it stopped, and comes out as if it never had been.
 import json
 import logging
 import os
+import pickle
 import time
+import traceback
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -67,13 +69,13 @@ def run(
 ) -> dict[str, Any]:
     """Make the scenarios of a job, those that its output lacks; the options override the job file.
 
-    actors: processes with the model, default one per GPU or core. device: cuda or cpu, default what is there.
-    dry_run: plan, make one batch of each directive to say what the job will take, and write nothing; price_per_hour:
-    of one actor. report: takes a line of progress. Returns counts. Raises JobFileError, NoPlace, TableError,
-    StorageError.
+    actors: processes with the model, default as many as share the GPUs, or one per core. device: cuda or cpu, default
+    what is there. dry_run: plan, make one batch of each directive to say what the job will take, and write nothing;
+    price_per_hour: of one actor. report: takes a line of progress. Returns counts. Raises JobFileError, NoPlace,
+    TableError, StorageError, CheckpointError, ValueError for a device that is not there.
     """
     job = job_files.read(job_file, map).with_options(
-        windows=windows, where=where, count=count, seed=seed, model=model, output=output
+        windows=windows, where=where, count=count, seed=seed, model=model, output=output, actors=actors
     )
     if job.windows is None and job.map is None:
         lacking = "places.windows (option --windows) or places.map (option --map)"
@@ -84,6 +86,11 @@ def run(
         raise job_files.JobFileError(f"{job_file}: --where asks for logs, and a bare map has none; expected --windows")
     started = time.monotonic()
     device = device or default_device()
+    if device == "cuda" and default_device() != "cuda" and "RAY_ADDRESS" not in os.environ:
+        raise ValueError(
+            "device cuda: torch sees no GPU on this machine; give --device cpu, or a cluster by RAY_ADDRESS"
+        )
+    actors = job.resources.actors or _processes(device, job.resources.gpus_per_actor)
     model_id = load_model(job.model, "cpu").model_id
     output = storage.absolute(job.output)
     model = storage.absolute(job.model) if job.model else None
@@ -101,7 +108,7 @@ def run(
         "places": {name: len(spots) for name, spots in found.spots.items()},
     }
     if dry_run:
-        return planned | estimate(work, units, actors or _processes(device), price_per_hour, lent.maps)
+        return planned | estimate(work, units, actors, price_per_hour, lent.maps)
     _write_maps(job, this, lent, units)
     _write_plan(job, this, model_id, units)
     folder = storage.table_uri(output, "scenarios")
@@ -169,9 +176,25 @@ def _write_maps(job: Job, job_id: str, lent: Lent, units: list[Unit]) -> None:
         tables.write(window_tables.dead_letters_table(letters), "dead_letters", job.output or "", job_id)
 
 
-def _run_units(work: Work, todo: list[Unit], actors: int | None, report: Callable[[str], None]) -> Counter[str]:
-    on_gpu = work.device == "cuda"
-    actors = min(actors or _processes(work.device), len(todo))
+class Actor:
+    """Makes units on Ray. An error comes back as a row: Ray would wrap it, lose what it says, and start it again."""
+
+    def __init__(self, work: Work) -> None:
+        self.work = work
+        self.maker: MakeUnits | None = None
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, list[Any]]:
+        (text,) = batch["unit"]
+        try:
+            self.maker = self.maker or MakeUnits(self.work)
+            return {"tally": [json.dumps(self.maker.make(Unit.from_json(str(text))))], "failed": [b""]}
+        except Exception as error:
+            error.add_note(f"in an actor:\n{traceback.format_exc()}")  # which pickle drops, unlike notes
+            return {"tally": [""], "failed": [pickle.dumps(error)]}
+
+
+def _run_units(work: Work, todo: list[Unit], actors: int, report: Callable[[str], None]) -> Counter[str]:
+    actors = min(actors, len(todo))
     cluster.connect(actors + 1)
     import ray.data
 
@@ -180,16 +203,18 @@ def _run_units(work: Work, todo: list[Unit], actors: int | None, report: Callabl
     ray.data.DataContext.get_current().execution_no_progress_timeout_s = NO_PROGRESS_TIMEOUT_S
     # One block per unit from the start: a repartition would be a task that waits for a core when actors hold them all.
     made = ray.data.from_items([{"unit": u.to_json()} for u in todo], override_num_blocks=len(todo)).map_batches(
-        MakeUnits,
+        Actor,
         fn_constructor_args=(work,),
         batch_size=1,
         num_cpus=1,
-        num_gpus=1 if on_gpu else 0,
+        num_gpus=work.job.resources.gpus_per_actor if work.device == "cuda" else 0,
         compute=ray.data.ActorPoolStrategy(size=actors),
     )
     tally: Counter[str] = Counter()
     started = said = time.monotonic()
     for row in made.iter_rows():
+        if row["failed"]:
+            raise pickle.loads(row["failed"])
         tally.update(json.loads(row["tally"]))
         now = time.monotonic()
         if now - said >= REPORT_EVERY_S or tally["units_made"] == len(todo):
@@ -236,11 +261,11 @@ def _progress(tally: Counter[str], n_units: int, seconds: float) -> str:
     )
 
 
-def _processes(device: str) -> int:
-    """One per GPU or core."""
+def _processes(device: str, gpus_per_actor: float) -> int:
+    """As many as share the GPUs, or one per core."""
     import torch
 
-    return max(1, torch.cuda.device_count()) if device == "cuda" else os.cpu_count() or 1
+    return max(1, torch.cuda.device_count()) * int(1 / gpus_per_actor) if device == "cuda" else os.cpu_count() or 1
 
 
 def _object_names(windows: str) -> list[str]:

@@ -58,7 +58,7 @@ class Work:
 
 
 class MakeUnits:
-    """An actor: loads the model once, then makes unit after unit, each into one object.
+    """Loads the model once, then makes unit after unit, each into one object.
 
     maps: those that it need not read.
     """
@@ -70,10 +70,6 @@ class MakeUnits:
         self.model = work.load_model(work.job.model, work.device)
         self.named = {w: _agents(row) for w, row in zip(work.named, _rows(list(work.named.values()), ()), strict=True)}
         self.directives = {d.name: d for d in work.job.directives}
-
-    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        tallies = [self.make(Unit.from_json(str(text))) for text in batch["unit"]]
-        return {"tally": np.array([json.dumps(t) for t in tallies], object)}
 
     def make(self, unit: Unit) -> Counter[str]:
         """Make one unit and write its object; returns what was counted."""

@@ -1,5 +1,6 @@
 """Bytes in and out of any fsspec URI. Knows files, not driving."""
 
+import errno
 import os
 import re
 import uuid
@@ -35,6 +36,8 @@ def _remedy(error: Exception, what: str) -> str:
             return f"check your credentials for it, and that they may {what} there"
         case FileNotFoundError() if what == "write":
             return "make the bucket or the drive first"
+        case OSError(errno=errno.ENOSPC | errno.EDQUOT):
+            return "make room there and run the same command again; what is done is kept"
         case ConnectionError():
             return "what is done is kept"
     return f"check that it exists and that you may {what} there"

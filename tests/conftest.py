@@ -11,6 +11,8 @@ from sdiff.s3 import PatientS3
 
 # Threads of several processes that wait for each other on two cores cost minutes. Before torch is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Ray's workers run at niceness 15 unless told otherwise, and starve beside other tests.
+os.environ.setdefault("RAY_worker_niceness", "0")
 
 LONGEST = "test_train.py"
 

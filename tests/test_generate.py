@@ -10,15 +10,18 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import ray
+import torch
 from crossroads import TokensDriveOn, load_stand_in, write_windows
 from traffic import traffic
 
 from pipelines import generate
 from sdiff import columns, generation, storage, tables
 from sdiff.directives.job import JobFileError
+from sdiff.directives.search import Spot, window_rows
 from sdiff.directives.units import Scenario, near_duplicates
 from sdiff.scene import STEPS_PAST, AgentTokens, SceneToken
 
@@ -242,6 +245,54 @@ def test_a_dry_run_says_what_the_job_will_take_and_writes_nothing(windows: str, 
     ]
     assert found["scenarios_per_s"] > 0 and found["megabytes"] > 0  # type: ignore[operator]
     assert not (tmp_path / "out").exists()
+
+
+def test_the_job_file_says_how_many_actors_and_the_option_overrides_it(
+    made: tuple[Path, dict[str, object]], windows: str, tmp_path: Path
+) -> None:
+    job = tmp_path / "job.yaml"
+    job.write_text(JOB + "resources: {actors: 3, gpus_per_actor: 0.5}\n")
+    dry = [run(str(job), windows, tmp_path / "out", dry_run=True, actors=n) for n in (None, 2)]
+    assert [d["actors"] for d in dry] == [3, 2]
+    assert {d["job_id"] for d in dry} == {made[1]["job_id"]}, "the same job, on other machines"
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_a_gpu_that_is_not_there_is_not_waited_for(windows: str, job_file: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="torch sees no GPU on this machine; give --device cpu"):
+        run(job_file, windows, tmp_path / "out", device="cuda")
+    assert not (tmp_path / "out").exists()
+
+
+class Stumbles(TokensDriveOn):
+    """Fails as a programming error does."""
+
+    def sample(self, *args, **options):  # type: ignore[no-untyped-def]
+        return {}["wheel"]
+
+
+def test_an_error_in_an_actor_is_raised_as_itself_and_the_next_job_runs(
+    windows: str, job_file: str, tmp_path: Path
+) -> None:
+    with pytest.raises(KeyError, match="wheel") as error:
+        run(job_file, windows, tmp_path / "out", load_model=lambda uri, device: Stumbles())
+    assert "in sample" in error.value.__notes__[0], "where it happened"
+    assert list((tmp_path / "out").rglob("scenarios/*")) == []
+    assert run(job_file, windows, tmp_path / "out")["units_made"] == 4
+
+
+def test_a_window_is_read_from_the_row_group_that_holds_it(windows: str, tmp_path: Path) -> None:
+    one = tables.read(windows, "windows").slice(0, 1)
+    assert one.column_names[0] == "window_id"
+    names = [f"w{i}" for i in range(150)]
+    many = pa.concat_tables([one] * len(names))
+    many = many.set_column(0, many.schema.field("window_id"), pa.array(names))
+    uri = tables.write(many, "windows", str(tmp_path), "many")
+    assert tables.footer(uri).num_row_groups > 2
+    rows = [149, 0, 64, 63, 64, 128]
+    found = window_rows([Spot(names[row], uri, row, "", "") for row in rows], ["window_id", "map_bev"])
+    assert [t["window_id"][0].as_py() for t in found] == [names[row] for row in rows]
+    assert {t["map_bev"][0].as_py() for t in found} == {one["map_bev"][0].as_py()}
 
 
 def test_a_scenario_is_made_again_from_its_row(made: tuple[Path, dict[str, object]], windows: str) -> None:

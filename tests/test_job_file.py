@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from sdiff.directives.directive import Agent, Directive, End, LoggedAgents, OnLane
-from sdiff.directives.job import JobFileError, parse, read
+from sdiff.directives.job import JobFileError, Resources, parse, read
 from sdiff.directives.judging import Accept
 from sdiff.span import Span
 
@@ -50,6 +50,15 @@ def test_what_decides_a_job_is_not_where_it_is_written() -> None:
     job = parse("count: 5", "job.yaml")
     assert job.decides() == job.with_options(output="s3://elsewhere", windows="x").decides()
     assert job.decides() != job.with_options(seed=1).decides()
+
+
+def test_what_a_job_runs_on_is_in_its_file_and_decides_nothing() -> None:
+    job = parse("resources: {actors: 3, gpus_per_actor: 0.5}", "job.yaml")
+    assert job.resources == Resources(3, 0.5)
+    assert job.with_options(actors=7).resources == Resources(7, 0.5)
+    assert job.decides() == parse("{}", "job.yaml").decides()
+    assert job.decides() != parse("batch: 8", "job.yaml").decides(), "other batches give other bits"
+    assert parse("resources: {gpus_per_actor: 0.5}", "job.yaml").resources.actors is None
 
 
 def test_nothing_amiss_is_accepted_unless_the_job_says_so() -> None:
@@ -106,6 +115,9 @@ def test_words_numbers_and_ranges_are_read() -> None:
         ("count: many\n", ["job.yaml:1: count", "'many'", "whole number"]),
         ("sampler: {rules: maybe}\n", ["job.yaml:1: sampler.rules", "'maybe'", "true or false"]),
         ("sampler: {name: ddim}\n", ["job.yaml:1: sampler.name", "'ddim'", "dpmpp2m"]),
+        ("resources: {gpus_per_actor: 2}\n", ["job.yaml:1: resources.gpus_per_actor", "found 2", "[0.01, 1.0]"]),
+        ("resources: {actors: 0}\n", ["job.yaml:1: resources.actors", "found 0", "from 1 to"]),
+        ("resources: {gpus: 1}\n", ["resources.gpus: unknown field", "gpus_per_actor"]),
         ("count: 3\nseed: 1\ncount: 4\n", ["job.yaml:3", "given twice", "line 1"]),
         ("directives:\n  - ego: none\n", ["job.yaml:2: directives[0]", "name"]),
         ("directives:\n  - {name: a, ego: nobody}\n", ["job.yaml:2", "ego", "'nobody'", "from_log"]),
@@ -140,6 +152,8 @@ def test_the_published_schema_takes_every_example(example: Path) -> None:
         "accept: {collisions: true}",
         "places: {turn: wright}",
         "sampler: {name: dpm}",
+        "resources: {actors: 0}",
+        "resources: {gpus_per_actor: 2}",
         "directives: [{agents: []}]",
         agent("kind: tram"),
         agent("lane: ego, ahead_m: [1, 2, 3]"),

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import ray
 from crossroads import write_windows
-from kills import VICTIMS, run, survive
+from killing import VICTIMS, run, survive
 from object_store import ObjectStore
 
 from sdiff import verify

@@ -57,6 +57,14 @@ class Places:
 
 
 @dataclass(frozen=True)
+class Resources:
+    """What a job runs on. actors None: one per share of a GPU, or per core. gpus_per_actor: on CPUs none is taken."""
+
+    actors: int | None = None
+    gpus_per_actor: float = 1.0
+
+
+@dataclass(frozen=True)
 class Job:
     """A request for many scenarios. windows, map, model and output are URIs; model None is the shipped checkpoint.
 
@@ -80,20 +88,24 @@ class Job:
     accept: Accept = NOTHING_AMISS
     scenarios_per_unit: int | None = None
     batch: int = 16
+    resources: Resources = Resources()
 
-    def with_options(self, where: str | None = None, **options: Any) -> "Job":
+    def with_options(self, where: str | None = None, actors: int | None = None, **options: Any) -> "Job":
         """The job with the options that are not None in place of what its file says."""
         places = self.places if where is None else replace(self.places, where=where)
+        resources = self.resources if actors is None else replace(self.resources, actors=actors)
         given = {k: v for k, v in options.items() if v is not None}
-        return replace(self, places=places, **({"map": None} if "windows" in given else {}) | given)
+        other_places = {"map": None} if "windows" in given else {}
+        return replace(self, places=places, resources=resources, **other_places | given)
 
     def unit_size(self) -> int:
         """Scenarios per unit: as written, or from one batch in a small job to UNIT_MOST in a large one."""
         return self.scenarios_per_unit or min(max(self.batch, self.count // UNITS_LEAST), UNIT_MOST)
 
     def decides(self) -> dict[str, Any]:
-        """All that decides what comes out, as JSON values: everything but where it is read and written."""
-        return {k: v for k, v in asdict(self).items() if k not in ("name", "windows", "map", "model", "output")}
+        """All that decides what comes out, as JSON values: everything but where it is read, made and written."""
+        elsewhere = ("name", "windows", "map", "model", "output", "resources")
+        return {k: v for k, v in asdict(self).items() if k not in elsewhere}
 
 
 def read(uri: str, map: str | None = None) -> Job:
@@ -132,6 +144,7 @@ def parse(text: str, file: str, map: str | None = None) -> Job:
         accept=_accept(top.section("accept")),
         scenarios_per_unit=top.count("scenarios_per_unit", 0, low=0, high=100_000) or None,
         batch=top.count("batch", default.batch, high=4096),
+        resources=_resources(top.section("resources")),
     )
     top.done()
     if places:
@@ -198,6 +211,19 @@ def _accept(section: Section | None) -> Accept:
     if section is None:
         return NOTHING_AMISS
     found = Accept(**{f.name: bool(section.flag(f.name)) for f in fields(Accept)})
+    section.done()
+    return found
+
+
+def _resources(section: Section | None) -> Resources:
+    default = Resources()
+    if section is None:
+        return default
+    actors = section.count("actors", 1, high=10_000)
+    found = Resources(
+        actors=actors if section.has("actors") else None,
+        gpus_per_actor=section.number("gpus_per_actor", default.gpus_per_actor, "GPUs", 0.01, 1.0),
+    )
     section.done()
     return found
 
@@ -346,4 +372,4 @@ def _logged(section: Section) -> LoggedAgents:
     return found
 
 
-__all__ = ["Job", "JobFileError", "Places", "parse", "read"]
+__all__ = ["Job", "JobFileError", "Places", "Resources", "parse", "read"]

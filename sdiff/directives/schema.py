@@ -40,6 +40,7 @@ def job_schema() -> Schema:
             accept=_mapping(**{f.name: FLAG for f in fields(Accept)}),
             scenarios_per_unit=_whole(0, 100_000),
             batch=_whole(1, 4096),
+            resources=_mapping(actors=_whole(1, 10_000), gpus_per_actor=_number(0.01, 1.0)),
         ),
     }
 

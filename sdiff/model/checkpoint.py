@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import textwrap
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -45,8 +46,14 @@ def read(uri: str, name: str = "model") -> tuple[dict[str, Tensor], dict[str, An
         data = storage.read_bytes(storage.join(uri, f"{name}.safetensors"))
     except (storage.StorageError, ValueError) as error:
         raise CheckpointError(f"no checkpoint at {uri}: {error}; give a folder that `sdiff train` wrote") from error
+    if not isinstance(facts, dict):
+        raise CheckpointError(
+            f"checkpoint at {uri}: {name}.json holds no mapping; give a folder that `sdiff train` wrote"
+        )
     if hashlib.sha256(data).hexdigest() != facts.get("sha256"):
-        raise CheckpointError(f"checkpoint at {uri}: {name}.safetensors is not the file that {name}.json describes")
+        raise CheckpointError(
+            f"checkpoint at {uri}: {name}.safetensors is not the file that {name}.json describes; copy both anew"
+        )
     return safetensors.torch.load(data), facts
 
 
@@ -70,7 +77,9 @@ def load(uri: str | None = None, device: str = "cpu") -> ScenarioModel:
     """The model at `uri`, or the shipped one, ready to sample. Raises CheckpointError."""
     uri = uri or shipped()
     weights, facts = read(uri)
-    model = ScenarioModel(Recipe.from_json(facts["recipe"]))
+    if not any(k.startswith("denoiser.") for k in weights):
+        raise CheckpointError(f"checkpoint at {uri} has no denoiser; make one with `sdiff train denoiser`")
+    model = ScenarioModel(_recipe(facts, uri))
     _load_into(model, weights, uri)
     model.model_id = f"{facts['recipe']['name']}-{facts['sha256'][:12]}"
     return model.eval().to(torch.device(device))
@@ -79,15 +88,27 @@ def load(uri: str | None = None, device: str = "cpu") -> ScenarioModel:
 def load_autoencoder(uri: str) -> tuple[AnyAutoencoder, Recipe]:
     """The autoencoder of the checkpoint at `uri`, which may hold no denoiser yet."""
     weights, facts = read(uri)
-    recipe = Recipe.from_json(facts["recipe"])
+    recipe = _recipe(facts, uri)
     autoencoder = build_autoencoder(recipe.autoencoder)
     own = {k.removeprefix("autoencoder."): v for k, v in weights.items() if k.startswith("autoencoder.")}
     _load_into(autoencoder, own, uri)
     return autoencoder.eval(), recipe
 
 
+def _recipe(facts: dict[str, Any], uri: str) -> Recipe:
+    try:
+        return Recipe.from_json(facts["recipe"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"checkpoint at {uri}: model.json has no recipe that this version knows: {error}; give a folder that "
+            "`sdiff train` wrote"
+        ) from error
+
+
 def _load_into(module: nn.Module, weights: dict[str, Tensor], uri: str) -> None:
     try:
         module.load_state_dict(weights)
     except RuntimeError as error:
-        raise CheckpointError(f"checkpoint at {uri} does not fit its recipe: {error}") from error
+        raise CheckpointError(
+            f"checkpoint at {uri} does not fit its recipe: {textwrap.shorten(str(error), 300)}"
+        ) from error

@@ -94,9 +94,8 @@ def _sample(found: Detections, tokens: AgentTokens) -> Sample:
     """All boxes as agents, and those that stay where boxes overlap: who was asked for before anybody else."""
     agents = to_agents(found)
     stay = suppressed(found, token_index(tokens, agents) >= 0)
-    return Sample(
-        to_agents(Detections(found.score[stay], found.pose[stay], found.size[stay], found.kind[stay])), agents
-    )
+    kept = Detections(found.score[stay], found.pose[stay], found.size[stay], found.kind[stay])
+    return Sample(to_agents(kept), agents)
 
 
 def to_agents(found: Detections) -> Agents:

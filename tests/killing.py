@@ -124,8 +124,8 @@ def _units(output: str) -> int:
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).parent))
-    import kills
+    import killing
 
     generate.run(
-        sys.argv[1], windows=sys.argv[2], output=sys.argv[3], actors=1, device="cpu", load_model=kills.load_slow
+        sys.argv[1], windows=sys.argv[2], output=sys.argv[3], actors=1, device="cpu", load_model=killing.load_slow
     )
