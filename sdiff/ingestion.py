@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 import schemas
-from sdiff import logs, raster, storage, tables, window_tables
+from sdiff import STEP_S, logs, raster, storage, tables, window_tables
 from sdiff.logs.driving_log import BadRecord, DrivingLog, VectorMap
 from sdiff.scene import AGENT_CHANNELS, BEV_PIXELS, MAP_CHANNELS
 from sdiff.window_tables import Cut
@@ -138,6 +138,8 @@ class SliceJob:
             with self._clock("cut"):
                 split = split_of(log, self.options.val_share)
                 windows = list(cut(log, self.options.stride_s, self.options.stand_ins))
+            if not windows:
+                self._bury(_no_window(log))
             rows += [(Cut(w, log, split), self.index) for w in windows]
             while len(rows) >= WINDOWS_PER_OBJECT:
                 self._write(rows[:WINDOWS_PER_OBJECT], unit)
@@ -261,6 +263,12 @@ class SliceJob:
             yield
         finally:
             self.seconds[step] += self.clock() - start
+
+
+def _no_window(log: DrivingLog) -> BadRecord:
+    seconds = log.tracks.valid.shape[1] * STEP_S
+    reason = f"no window in {seconds:.1f} s: no vehicle to cut one around is there for 4.1 s on end, and drives 5 m"
+    return BadRecord(reason, stage="cut", record=log.log_id)
 
 
 def _content(files: list[str]) -> str:
