@@ -204,6 +204,7 @@ def _ego(database: Database, frames: _Frames) -> tuple[Array, int]:
     at = frames.time_us.astype(np.float64)
     after = np.clip(np.searchsorted(time_us, at), 1, len(time_us) - 1)
     near = (at >= time_us[0]) & (at <= time_us[-1]) & (time_us[after] - time_us[after - 1] <= POSE_GAP_S * 1e6)
+    near |= at == time_us[after]
     axle_x, axle_y, heading = (np.interp(at, time_us, v) for v in (rows[1, good], rows[2, good], heading))
     x, y = axle_x + AXLE_TO_CENTRE_M * np.cos(heading), axle_y + AXLE_TO_CENTRE_M * np.sin(heading)
     steps = int(frames.step[-1]) + 1

@@ -88,6 +88,11 @@ def _connected(path: str, name: str, size: int) -> Iterator[Database]:
             connection.setlimit(limit, value)
         for pragma in ("trusted_schema = OFF", "query_only = ON", "cell_size_check = ON", "mmap_size = 0"):
             connection.execute(f"PRAGMA {pragma}")
+        computed = (
+            "SELECT t.name FROM sqlite_master t, pragma_table_xinfo(t.name) c WHERE t.type = 'table' AND c.hidden"
+        )
+        if found := connection.execute(computed).fetchone():
+            raise BadRecord(f"{name} has a table with computed columns, {found[0]}; expected values only")
         left = (OPERATIONS + OPERATIONS_PER_BYTE * size) // OPERATIONS_PER_CHECK
 
         def exhausted() -> bool:
