@@ -19,7 +19,7 @@ from sdiff import STEP_S, logs, raster, storage, tables, window_tables
 from sdiff.logs.driving_log import BadRecord, DrivingLog, VectorMap
 from sdiff.scene import AGENT_CHANNELS, BEV_PIXELS, MAP_CHANNELS
 from sdiff.window_tables import Cut
-from sdiff.windows import cut, split_of
+from sdiff.windows import MIN_PATH_M, cut, split_of
 
 WINDOWS_PER_OBJECT = 256
 SLICE_BYTES = 8 << 20
@@ -139,7 +139,7 @@ class SliceJob:
                 split = split_of(log, self.options.val_share)
                 windows = list(cut(log, self.options.stride_s, self.options.stand_ins))
             if not windows:
-                self._bury(_no_window(log))
+                self._bury(_no_window(log, self.options.stride_s))
             rows += [(Cut(w, log, split), self.index) for w in windows]
             while len(rows) >= WINDOWS_PER_OBJECT:
                 self._write(rows[:WINDOWS_PER_OBJECT], unit)
@@ -265,10 +265,14 @@ class SliceJob:
             self.seconds[step] += self.clock() - start
 
 
-def _no_window(log: DrivingLog) -> BadRecord:
+def _no_window(log: DrivingLog, stride_s: float) -> BadRecord:
     seconds = log.tracks.valid.shape[1] * STEP_S
-    reason = f"no window in {seconds:.1f} s: no vehicle to cut one around is there for 4.1 s on end, and drives 5 m"
-    return BadRecord(reason, stage="cut", record=log.log_id)
+    return BadRecord(
+        f"no window in {seconds:.1f} s: at no t0, every {stride_s} s, is an ego (the recorder, or a vehicle that drives "
+        f"{MIN_PATH_M:.0f} m) there from 2 s before to 2 s after",
+        stage="cut",
+        record=log.log_id,
+    )
 
 
 def _content(files: list[str]) -> str:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from sdiff import KINDS, STEP_S, storage
 from sdiff.logs import argoverse2_map, usable
 from sdiff.logs.driving_log import BadRecord, DrivingLog, Lights, Tracks, VectorMap
-from sdiff.logs.frames import rate, steps_of
+from sdiff.logs.frames import check_size, rate, steps_of
 
 DATASET = "argoverse2_sensor"
 LICENSE = "CC BY-NC-SA 4.0"
@@ -155,6 +155,7 @@ def _tracks(table: pa.Table, poses: pa.Table) -> tuple[Tracks, dict[int, str]]:
 
     ids, agent = np.unique(table["track_uuid"].to_numpy(zero_copy_only=False).astype(np.str_), return_inverse=True)
     n = len(ids) + 1
+    check_size(n, steps)
     step = step_of_frame[frame]
     rows = np.zeros((n, steps), np.int64)
     np.add.at(rows, (agent, step), 1)

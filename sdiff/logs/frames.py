@@ -7,6 +7,8 @@ from sdiff.logs.driving_log import BadRecord
 
 JITTER = 0.2
 """Share of the period by which an interval between frames may differ from a whole number of periods."""
+MOST_POSES = 8_000_000
+"""Agents times steps of one log: some 1 GB while it is read."""
 
 
 def steps_of(time_s: NDArray[np.float64], period_s: float, most: int) -> NDArray[np.int64]:
@@ -27,6 +29,12 @@ def steps_of(time_s: NDArray[np.float64], period_s: float, most: int) -> NDArray
     if periods.sum() >= most:
         raise BadRecord(f"frames span {apart_s.sum():.0f} s, expected less than {most * period_s:.0f} s")
     return np.concatenate([[0], np.cumsum(periods)]).astype(np.int64)
+
+
+def check_size(agents: int, steps: int) -> None:
+    """Raise BadRecord where a log's arrays, (agents, steps), would take more memory than any recording needs."""
+    if agents * steps > MOST_POSES:
+        raise BadRecord(f"the log has {agents} agents over {steps} steps, expected {MOST_POSES} poses at most")
 
 
 def rate(value: NDArray[np.float64], valid: NDArray[np.bool_], time_s: NDArray[np.floating]) -> NDArray[np.float64]:

@@ -14,7 +14,7 @@ from sdiff import KINDS, STEP_S, storage
 from sdiff.geometry import wrap_angle
 from sdiff.logs import nuplan_map, sqlite_file, usable
 from sdiff.logs.driving_log import BadRecord, DrivingLog, Lights, Tracks
-from sdiff.logs.frames import rate, steps_of
+from sdiff.logs.frames import check_size, rate, steps_of
 from sdiff.logs.nuplan_map import CityMap
 from sdiff.logs.sqlite_file import Database
 
@@ -298,6 +298,7 @@ def _block(
     if not len(present) and not len(seen):
         return None
     n = len(present) + bool(len(seen))
+    check_size(n, steps)
     poses, valid = np.zeros((5, n, steps)), np.zeros((n, steps), bool)
     poses[:, agent, boxes.step[part] - first] = boxes.pose[:, part]
     valid[agent, boxes.step[part] - first] = True
