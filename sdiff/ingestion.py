@@ -268,8 +268,8 @@ class SliceJob:
 def _no_window(log: DrivingLog, stride_s: float) -> BadRecord:
     seconds = log.tracks.valid.shape[1] * STEP_S
     return BadRecord(
-        f"no window in {seconds:.1f} s: at no t0, every {stride_s} s, is an ego (the recorder, or a vehicle that drives "
-        f"{MIN_PATH_M:.0f} m) there from 2 s before to 2 s after",
+        f"no window in {seconds:.1f} s: at no t0, every {stride_s} s, is an ego (the recorder, or a vehicle that "
+        f"drives {MIN_PATH_M:.0f} m) there from 2 s before to 2 s after",
         stage="cut",
         record=log.log_id,
     )
