@@ -292,6 +292,8 @@ def test_a_bad_track_costs_itself_alone_and_is_told_once(town: Path, change: str
         ("DELETE FROM log", "the table log has 0 rows"),
         ("UPDATE log SET location = '../../etc'", "expected plain names"),
         ("UPDATE log SET logfile = '../x'", "expected plain names"),
+        ("UPDATE log SET location = NULL", "expected plain names"),
+        ("UPDATE log SET location = CAST(X'FFFE' AS TEXT)", "cannot be read"),
         ("DELETE FROM lidar_pc", "the table lidar_pc has no rows"),
         ("UPDATE lidar_pc SET timestamp = timestamp - 50000 WHERE rowid = 9", "time does not go forward"),
         ("UPDATE lidar_pc SET timestamp = timestamp + 20000 WHERE rowid > 9", "expected multiples of 0.05 s"),

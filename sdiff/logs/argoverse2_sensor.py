@@ -241,7 +241,7 @@ def _to_city(ego_SE3_box: Array, city_SE3_ego: Array) -> tuple[Array, Array, Arr
 
 def _rotate(q: Array, v: Array) -> Array:
     """Vectors, (3, n), turned by quaternions w x y z, (4, n), of any length but 0, which gives NaN."""
-    with np.errstate(divide="ignore", invalid="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         w, u = q[0] / np.linalg.norm(q, axis=0), q[1:] / np.linalg.norm(q, axis=0)
     twice = 2 * np.cross(u, v, axis=0)
     return np.asarray(v + w * twice + np.cross(u, twice, axis=0))

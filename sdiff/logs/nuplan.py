@@ -150,7 +150,7 @@ def _about(database: Database) -> tuple[str, str]:
     rows = database.all("SELECT logfile, location FROM log")
     if len(rows) != 1:
         raise BadRecord(f"the table log has {len(rows)} rows, expected one")
-    name, location = (str(x) for x in rows[0])
+    name, location = (x if isinstance(x, str) else "" for x in rows[0])
     location = location.removesuffix(".gpkg")
     if not _LOCATION.fullmatch(location) or not name.strip() or "/" in name:
         raise BadRecord(f"logfile and location are {name[:80]!r} and {location[:80]!r}, expected plain names")
@@ -194,7 +194,7 @@ def _ego(database: Database, frames: _Frames) -> tuple[Array, int]:
     epsg = np.unique(rows[7])
     rows = rows[:, first]
     quaternion = rows[3:7]
-    with np.errstate(divide="ignore", invalid="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         w, x, y, z = quaternion / np.linalg.norm(quaternion, axis=0)
     heading = np.arctan2(2 * (w * z + x * y), 1 - 2 * (y * y + z * z))
     good = np.isfinite(time_us) & np.isfinite(rows[1:3]).all(0) & np.isfinite(heading)

@@ -27,6 +27,8 @@ OPERATIONS, OPERATIONS_PER_BYTE = 50_000_000, 10
 """Most operations of SQLite's engine that one file may take, plus so many per byte: a whole one takes under 1 each."""
 OPERATIONS_PER_CHECK = 100_000
 ROWS_AT_ONCE = 50_000
+FAULTS = (sqlite3.Error, UnicodeDecodeError)
+"""What a broken file raises; the second where a name or a message of SQLite holds its bytes."""
 
 
 class Database:
@@ -41,7 +43,7 @@ class Database:
             cursor = self._connection.execute(sql, parameters)
             while rows := cursor.fetchmany(ROWS_AT_ONCE):
                 yield rows
-        except sqlite3.Error as error:
+        except FAULTS as error:
             raise BadRecord(f"{self._name} cannot be read: {error}; expected a whole SQLite file with {sql}") from error
 
     def all(self, sql: str, *parameters: object) -> list[tuple[Any, ...]]:
@@ -103,7 +105,7 @@ def _connected(path: str, name: str, size: int) -> Iterator[Database]:
         connection.set_progress_handler(exhausted, OPERATIONS_PER_CHECK)
         connection.set_authorizer(_allow)
         yield Database(connection, name)
-    except sqlite3.Error as error:
+    except FAULTS as error:
         raise BadRecord(f"{name} cannot be read: {error}; expected a whole SQLite file") from error
     finally:
         connection.close()
