@@ -15,11 +15,11 @@ from typing import NamedTuple
 import numpy as np
 
 import schemas
-from sdiff import logs, raster, storage, tables, window_tables
+from sdiff import STEP_S, logs, raster, storage, tables, window_tables
 from sdiff.logs.driving_log import BadRecord, DrivingLog, VectorMap
 from sdiff.scene import AGENT_CHANNELS, BEV_PIXELS, MAP_CHANNELS
 from sdiff.window_tables import Cut
-from sdiff.windows import cut, split_of
+from sdiff.windows import MIN_PATH_M, cut, split_of
 
 WINDOWS_PER_OBJECT = 256
 SLICE_BYTES = 8 << 20
@@ -138,6 +138,8 @@ class SliceJob:
             with self._clock("cut"):
                 split = split_of(log, self.options.val_share)
                 windows = list(cut(log, self.options.stride_s, self.options.stand_ins))
+            if not windows:
+                self._bury(_no_window(log, self.options.stride_s))
             rows += [(Cut(w, log, split), self.index) for w in windows]
             while len(rows) >= WINDOWS_PER_OBJECT:
                 self._write(rows[:WINDOWS_PER_OBJECT], unit)
@@ -260,6 +262,16 @@ class SliceJob:
             yield
         finally:
             self.seconds[step] += self.clock() - start
+
+
+def _no_window(log: DrivingLog, stride_s: float) -> BadRecord:
+    seconds = log.tracks.valid.shape[1] * STEP_S
+    return BadRecord(
+        f"no window in {seconds:.1f} s: at no t0, every {stride_s} s, is an ego (the recorder, or a vehicle that "
+        f"drives {MIN_PATH_M:.0f} m) there from 2 s before to 2 s after",
+        stage="cut",
+        record=log.log_id,
+    )
 
 
 def _content(files: list[str]) -> str:

@@ -17,7 +17,10 @@ from sdiff.logs.driving_log import BadRecord, DrivingLog, Tracks
 
 FORMATS = {
     "argoverse2_motion": "sdiff.logs.argoverse2",
+    "argoverse2_sensor": "sdiff.logs.argoverse2_sensor",
+    "commonroad": "sdiff.logs.commonroad",
     "gpudrive": "sdiff.logs.gpudrive",
+    "nuplan": "sdiff.logs.nuplan",
     "sumo": "sdiff.logs.sumo",
 }
 """Format name -> the module that reads it."""
@@ -73,6 +76,25 @@ def read_json(uri: str) -> Any:
         return json.loads(data)  # slower, but takes NaN: then only the tracks that hold it are lost
     except ValueError:
         raise BadRecord(f"not a whole JSON document: {reason}") from reason
+
+
+def read_packed(uri: str, most_bytes: int) -> bytes:
+    """The document at `uri`, unpacked where it is gzipped.
+
+    Raises BadRecord where it is not whole or unpacks to more than `most_bytes`, StorageError where it cannot be read.
+    """
+    data = storage.read_bytes(uri)
+    if data[:2] == b"\x1f\x8b":
+        unpack = zlib.decompressobj(wbits=31)
+        try:
+            data = unpack.decompress(data, most_bytes + 1)
+        except zlib.error as error:
+            raise BadRecord(f"not whole gzip: {error}") from None
+        if not unpack.eof and len(data) <= most_bytes:
+            raise BadRecord("not whole gzip: it ends early")
+    if len(data) > most_bytes:
+        raise BadRecord(f"document of more than {most_bytes >> 20} MiB, expected less")
+    return data
 
 
 def usable(log: DrivingLog, faults: Mapping[int, str] | None = None) -> Iterator[DrivingLog | BadRecord]:

@@ -91,6 +91,26 @@ def sample(lines: Lines, spacing_m: float) -> Samples:
     return Samples(line, x, y, np.arctan2(y1 - y0, x1 - x0), along)
 
 
+def between(left: Lines, right: Lines) -> Lines:
+    """Lines midway between pairs of boundaries that run the same way: as many vertices as the richer of the two has.
+
+    Every boundary needs two vertices or more.
+    """
+    vertices = np.maximum(left.vertices, right.vertices)
+    line = np.repeat(np.arange(len(left)), vertices)
+    nth = np.arange(len(line)) - np.repeat(np.cumsum(vertices) - vertices, vertices)
+    share = nth / (vertices - 1)[line]
+
+    def at(side: Lines) -> NDArray[np.float64]:
+        arc = _arc(side)
+        begin, end = arc[side.start[:-1]], arc[side.start[1:] - 1]
+        s = begin[line] + share * (end - begin)[line]
+        s = np.minimum(s, end[line])
+        return np.stack([np.interp(s, arc, side.xy_m[:, axis]) for axis in (0, 1)], -1)
+
+    return Lines.of_lengths(vertices, (at(left) + at(right)) / 2)
+
+
 def lane_links(lines: Lines, width_m: NDArray[np.floating]) -> LaneLinks:
     """Successors, neighbours in the same direction and junction lanes of centrelines in driving direction.
 
@@ -230,12 +250,15 @@ def drivable_area(lanes: Lines, edges: Lines) -> Lines:
     back = last[samples.line] + first[samples.line] - np.arange(len(centre))
     there_and_back = np.argsort(np.concatenate([samples.line, samples.line]), kind="stable")
     outline = np.concatenate([left, right[back]])[there_and_back]
-    strips = shapely.polygons(
-        shapely.linearrings(outline, indices=np.repeat(np.arange(len(lanes)), 2 * (last - first + 1)))
-    )
-    strips = shapely.simplify(strips, SMOOTH_M, preserve_topology=False)
-    strips = shapely.make_valid(strips, method="structure", keep_collapsed=False)
-    return _rings(_without_small_holes(shapely.union_all(strips, grid_size=GRID_M), edges))
+    return carriageway(Lines.of_lengths(2 * (last - first + 1), outline), edges)
+
+
+def carriageway(strips: Lines, edges: Lines) -> Lines:
+    """The union of the outlines of lanes as rings without holes; see `drivable_area`."""
+    areas = shapely.polygons(shapely.linearrings(strips.xy_m, indices=strips.owner))
+    areas = shapely.simplify(areas, SMOOTH_M, preserve_topology=False)
+    areas = shapely.make_valid(areas, method="structure", keep_collapsed=False)
+    return rings(_without_small_holes(shapely.union_all(areas, grid_size=GRID_M), edges))
 
 
 def _sight_m(
@@ -288,7 +311,7 @@ def _without_small_holes(area: shapely.Geometry, edges: Lines) -> list[shapely.P
     return [shapely.Polygon(p.exterior, [h for h in p.interiors if not is_carriageway(h)]) for p in polygons]
 
 
-def _rings(polygons: list[shapely.Polygon]) -> Lines:
+def rings(polygons: list[shapely.Polygon]) -> Lines:
     """Open rings that cover the polygons; one with a hole is cut in two through the hole, until none has one."""
     rings, todo = [], list(polygons)
     while todo:

@@ -14,7 +14,7 @@ from tempfile import TemporaryDirectory
 import orjson
 
 from sdiff import storage
-from sdiff.logs import argoverse2, sumo_net
+from sdiff.logs import argoverse2_map, sumo_net
 from sdiff.logs.driving_log import BadRecord, VectorMap
 from sdiff.maps.lanes import LaneGraph
 from sdiff.simulate.tools import SimulationError, run
@@ -93,7 +93,7 @@ def _argoverse2(data: bytes) -> VectorMap:
         archive = orjson.loads(data)
     except orjson.JSONDecodeError as error:
         raise BadRecord(f"not a whole JSON document ({error}); {EXPECTED}") from None
-    return argoverse2.map_of(archive, f"argoverse2-{_digest(data)}")
+    return argoverse2_map.map_of(archive, f"argoverse2-{_digest(data)}")
 
 
 def _sumo(data: bytes) -> VectorMap:
