@@ -24,12 +24,13 @@ LIGHT_STATES = ("unknown", "stop", "caution", "go")
 class BadRecord(ValueError):
     """A file, log or track that cannot be used: goes to the dead letters, the rest of the job goes on.
 
-    stage: read, validate or cut. record: log, track or row; empty for the whole file.
+    stage: read, validate or cut. record: log, track or row; empty for the whole file. is_log: a whole log of a file of
+    many is lost, not a part of one.
     """
 
-    def __init__(self, reason: str, *, stage: str = "read", record: str = "") -> None:
+    def __init__(self, reason: str, *, stage: str = "read", record: str = "", is_log: bool = False) -> None:
         super().__init__(reason, stage, record)
-        self.reason, self.stage, self.record = reason, stage, record
+        self.reason, self.stage, self.record, self.is_log = reason, stage, record, is_log
 
     def __str__(self) -> str:
         return self.reason
