@@ -142,9 +142,9 @@ def _track_faults(tracks: Tracks) -> dict[int, str]:
     size_ok = (tracks.length_m > 0) & (tracks.length_m < 40) & (tracks.width_m > 0) & (tracks.width_m < 10)
     not_finite = {name: (tracks.valid & ~np.isfinite(getattr(tracks, name))).any(1) for name in POSE_FIELDS}
     checks = [
-        (~tracks.valid.any(1), "no valid step, expected at least one"),
         *((bad, f"{name} is not a finite number at a valid step") for name, bad in not_finite.items()),
         (~size_ok, "box size is not within 40 x 10 m and above 0"),
         (count[inverse] > 1, "track id comes more than once, expected once per log"),
+        (~tracks.valid.any(1), "no valid step, expected at least one"),
     ]
     return {int(i): reason for bad, reason in checks for i in np.flatnonzero(bad)}

@@ -157,8 +157,8 @@ def _dtype(args: tuple[Any, ...], state: Any) -> np.dtype[Any]:
 
 
 def _array(dtype: Any, shape: Any, fortran: Any, content: Any) -> np.ndarray[Any, Any]:
-    if not isinstance(content, bytes):
-        raise TypeError(f"an array of {type(content).__name__}, expected bytes")
+    if not isinstance(content, bytes) or not isinstance(dtype, np.dtype):
+        raise TypeError(f"an array of {type(dtype).__name__} in {type(content).__name__}, expected numbers in bytes")
     if not dtype.itemsize:
         raise ValueError("an array of empty text")
     sizes = tuple(_of(int, n) for n in _of(tuple, shape))

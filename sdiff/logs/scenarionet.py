@@ -155,16 +155,18 @@ def _tracks(tracks: dict[str, dict[str, Any]], steps: int) -> tuple[Tracks, dict
     expect_size(len(ids), steps)
     faults: dict[int, str] = {}
     values = np.zeros((8, len(ids), steps))
+    kind = np.full(len(ids), KINDS.index("other"), np.int8)
     for i, track in enumerate(tracks.values()):
         try:
             values[:, i] = _states(track["state"], steps)
+            kind[i] = KINDS.index(_kind(track))
         except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
             faults[i] = f"not a track of {steps} steps: {type(error).__name__} {str(error)[:200]}"
     x, y, heading, vx, vy, length, width, is_valid = values
     valid = is_valid > 0
     found = Tracks(
         agent_id=np.array([_text(i) for i in ids], np.str_).reshape(-1),
-        kind=np.array([KINDS.index(_kind(t)) for t in tracks.values()], np.int8),
+        kind=kind,
         length_m=usual_size(length, valid),
         width_m=usual_size(width, valid),
         x_m=x,

@@ -30,6 +30,10 @@ ONCOMING_M = 0.5
 
 MAX_LINES_M = 500_000.0
 """Longest that the lanes of one map are in all; some twenty times those of a busy square kilometre."""
+MAX_LINE_M = 20_000.0
+"""Longest that one of them is."""
+FOLDED_M, FOLDS = 2000.0, 20
+"""A lane longer than this, and this many times longer than the place it lies in, is none."""
 MAX_PAIRS = 5_000_000
 """Most places where one lane lies beside another; some fifty times those of a busy square kilometre."""
 
@@ -80,12 +84,12 @@ def lengths(lines: Lines) -> NDArray[np.float64]:
 def sample(lines: Lines, spacing_m: float) -> Samples:
     """Points at most `spacing_m` apart along each line, both ends included; headings over 1 m of the line.
 
-    Every line needs two vertices or more. Raises BadRecord where the lines are longer than MAX_LINES_M in all.
+    Every line needs two vertices or more. Raises BadRecord for lines of absurd length.
     """
     arc = _arc(lines)
     begin, length = arc[lines.start[:-1]], lengths(lines)
-    if not length.sum() <= MAX_LINES_M:
-        raise BadRecord(f"the lanes are {length.sum():.3g} m long in all, expected at most {MAX_LINES_M:.0f} m")
+    _expect_short("lanes", length)
+    _expect_unfolded(lines, length)
     pieces = np.maximum(np.ceil(length / spacing_m).astype(np.int64), 1)
     line = np.repeat(np.arange(len(lines)), pieces + 1)
     nth = np.arange(len(line)) - np.repeat(np.concatenate([[0], np.cumsum(pieces + 1)[:-1]]), pieces + 1)
@@ -113,6 +117,24 @@ def lane_links(lines: Lines, width_m: NDArray[np.floating]) -> LaneLinks:
 def junction_lanes(lines: Lines, successors: NDArray[np.int32]) -> NDArray[np.bool_]:
     """Which lanes lie in a junction, (n,), given the source's successors, (S, 2)."""
     return _in_junction(lines, sample(lines, SAMPLE_M), successors)
+
+
+def _expect_short(what: str, length_m: NDArray[np.float64]) -> None:
+    if not (length_m.max(initial=0) <= MAX_LINE_M and length_m.sum() <= MAX_LINES_M):
+        raise BadRecord(
+            f"the {what} are {length_m.sum():.3g} m long in all, one of them {length_m.max():.3g} m; expected at most "
+            f"{MAX_LINES_M:.0f} m in all and {MAX_LINE_M:.0f} m each"
+        )
+
+
+def _expect_unfolded(lines: Lines, length_m: NDArray[np.float64]) -> None:
+    if not len(lines):
+        return
+    begin = lines.start[:-1]
+    size_m = np.maximum.reduceat(lines.xy_m, begin) - np.minimum.reduceat(lines.xy_m, begin)
+    folded = (length_m > FOLDED_M) & (length_m > FOLDS * np.hypot(*size_m.T))
+    if folded.any():
+        raise BadRecord(f"a lane of {length_m[folded][0]:.0f} m is folded into {size_m[folded][0].max():.0f} m")
 
 
 def _arc(lines: Lines) -> NDArray[np.float64]:
@@ -287,8 +309,8 @@ def _sight_m(
 
 def _walls(lanes: Lines, edges: Lines) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]:
     """Segments a, b (W, 2) of the simplified lanes and edges, and whether each is an edge's."""
-    if len(edges) and not lengths(edges).sum() <= MAX_LINES_M:
-        raise BadRecord(f"the road edges are {lengths(edges).sum():.3g} m long in all, expected {MAX_LINES_M:.0f} m")
+    if len(edges):
+        _expect_short("road edges", lengths(edges))
     xy = np.concatenate([lanes.xy_m, edges.xy_m])
     owner = np.concatenate([lanes.owner, edges.owner + len(lanes)])
     lines = shapely.simplify(shapely.linestrings(xy, indices=owner), SMOOTH_M)
