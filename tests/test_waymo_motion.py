@@ -184,6 +184,16 @@ def test_a_bad_scenario_leaves_the_others(tmp_path: Path, broken: Message | byte
     assert reason in bad.reason and bad.record.startswith("record 1 at byte") and bad.is_log
 
 
+def test_points_without_a_height_or_in_another_order_are_read_too(tmp_path: Path) -> None:
+    features = road()
+    features[0] = [(1, 1), (3, [(8, point(0, 0)), (8, [(2, 1.0), (1, 20.0)]), (8, [(1, 40.0)])])]
+    (log,), _ = read(write(tmp_path, scenario(map=features)))
+    assert log.map.points(0).tolist() == [[0, 0], [20, 1], [40, 0]]
+    features[0] = [(1, 1), (3, [(8, point(0, 0)), (8, b"\x09half")])]
+    _, (bad,) = read(write(tmp_path, scenario(map=features)))
+    assert bad.reason.startswith("not a whole MapPoint message")
+
+
 def test_an_id_that_is_no_text_is_spelt_out(tmp_path: Path) -> None:
     (log,), _ = read(write(tmp_path, scenario(id=b"../\xff")))
     assert log.log_id == "../\\xff"

@@ -83,6 +83,10 @@ class _Machine:
             raise self.fault(f"{n} bytes are announced, {len(self.data) - begin} are left")
         return self.data[begin : self.at]
 
+    def byte(self) -> int:
+        self.at += 1
+        return self.data[self.at - 1]
+
     def number(self, n: int) -> int:
         return int.from_bytes(self.take(n), "little")
 
@@ -223,7 +227,7 @@ def _instructions() -> dict[bytes, Callable[[_Machine], Any]]:
         return step
 
     def protocol(m: _Machine) -> None:
-        found = m.number(1)
+        found = m.byte()
         if found not in PROTOCOLS:
             raise m.fault(f"protocol {found}, expected 2 to 5")
 
@@ -232,7 +236,7 @@ def _instructions() -> dict[bytes, Callable[[_Machine], Any]]:
         m.at += 8
 
     def whole(m: _Machine) -> int:
-        n = m.number(1)
+        n = m.byte()
         if n > MAX_WHOLE_NUMBER:
             raise m.fault(f"a whole number of {n} bytes, expected {MAX_WHOLE_NUMBER} at most")
         return int.from_bytes(m.take(n), "little", signed=True)
@@ -257,15 +261,15 @@ def _instructions() -> dict[bytes, Callable[[_Machine], Any]]:
         b"N": constant(None),
         b"\x88": constant(True),
         b"\x89": constant(False),
-        b"K": value(lambda m: m.number(1)),
+        b"K": value(lambda m: m.byte()),
         b"M": value(lambda m: m.number(2)),
         b"J": value(lambda m: int.from_bytes(m.take(4), "little", signed=True)),
         b"\x8a": value(whole),
         b"G": fraction,
-        b"\x8c": value(lambda m: m.take(m.number(1)).decode("utf-8", "surrogatepass")),
+        b"\x8c": value(lambda m: m.take(m.byte()).decode("utf-8", "surrogatepass")),
         b"X": value(lambda m: m.take(m.number(4)).decode("utf-8", "surrogatepass")),
         b"\x8d": value(lambda m: m.take(m.number(8)).decode("utf-8", "surrogatepass")),
-        b"C": value(lambda m: m.take(m.number(1))),
+        b"C": value(lambda m: m.take(m.byte())),
         b"B": value(lambda m: m.take(m.number(4))),
         b"\x8e": value(lambda m: m.take(m.number(8))),
         b"\x96": value(lambda m: m.take(m.number(8))),
@@ -283,10 +287,10 @@ def _instructions() -> dict[bytes, Callable[[_Machine], Any]]:
         b"\x90": lambda m: m.append(m.since_mark()),
         b"s": set_item,
         b"u": lambda m: m.set_items(m.since_mark()),
-        b"q": lambda m: m.remember(m.number(1)),
+        b"q": lambda m: m.remember(m.byte()),
         b"r": lambda m: m.remember(m.number(4)),
         b"\x94": memoize,
-        b"h": value(lambda m: m.memo[m.number(1)]),
+        b"h": value(lambda m: m.memo[m.byte()]),
         b"j": value(lambda m: m.memo[m.number(4)]),
         b"c": lambda m: m.name(m.line(), m.line()),
         b"\x93": stack_name,

@@ -44,19 +44,19 @@ CRC_MASK = 0xA282EAD8
 """What TFRecord adds to a checksum after it has turned it by 15 bits."""
 
 MESSAGES: dict[str, dict[str, tuple[int, str]]] = {
-    "MapPoint": {"x": (1, "double"), "y": (2, "double")},
+    "MapPoint": {"x": (1, "double"), "y": (2, "double"), "z": (3, "double")},
     "Neighbor": {"feature_id": (1, "int64"), "self_start_index": (2, "int32"), "self_end_index": (3, "int32")},
     "Lane": {
         "speed_limit_mph": (1, "double"),
         "type": (2, "int32"),
-        "polyline": (8, "*MapPoint"),
+        "polyline": (8, "*bytes"),
         "entry_lanes": (9, "*int64"),
         "exit_lanes": (10, "*int64"),
         "left_neighbors": (11, "*Neighbor"),
         "right_neighbors": (12, "*Neighbor"),
     },
-    "Line": {"polyline": (2, "*MapPoint")},
-    "Area": {"polygon": (1, "*MapPoint")},
+    "Line": {"polyline": (2, "*bytes")},
+    "Area": {"polygon": (1, "*bytes")},
     "StopSign": {"lane": (1, "*int64")},
     "MapFeature": {
         "id": (1, "int64"),
@@ -94,9 +94,11 @@ MESSAGES: dict[str, dict[str, tuple[int, str]]] = {
 
 Enumerations are numbers and text is bytes, which look alike in a file, so that no value is lost before it is looked at.
 """
+POINT = np.dtype([(name, kind) for axis in "xyz" for name, kind in ((f"{axis}_tag", "u1"), (axis, "<f8"))])
+"""A MapPoint as it lies in a file. Vertices are most of a scenario, and an object for each takes most of the time."""
 
 
-def _message_class(name: str) -> type[message.Message]:
+def _message_classes(*names: str) -> list[Any]:
     kind = descriptor_pb2.FieldDescriptorProto
     file = descriptor_pb2.FileDescriptorProto(name="scenario.proto", package=DATASET, syntax="proto2")
     for message_name, fields in MESSAGES.items():
@@ -111,10 +113,10 @@ def _message_class(name: str) -> type[message.Message]:
                 field.type = kind.Type.Value(f"TYPE_{word.upper()}")
     pool = descriptor_pool.DescriptorPool()
     pool.Add(file)
-    return message_factory.GetMessageClass(pool.FindMessageTypeByName(f"{DATASET}.{name}"))
+    return [message_factory.GetMessageClass(pool.FindMessageTypeByName(f"{DATASET}.{name}")) for name in names]
 
 
-_Scenario: Any = _message_class("Scenario")
+_Scenario, _MapPoint = _message_classes("Scenario", "MapPoint")
 
 
 def find(uri: str) -> list[str]:
@@ -266,10 +268,24 @@ def _tracks(tracks: Sequence[Any], steps: int) -> tuple[Tracks, dict[int, str]]:
 def _lines(shapes: Sequence[Sequence[Any]], least: int) -> Lines:
     # a feature that is cut off at the rim of the scene can be left with a single vertex: no line, no area
     whole = [shape for shape in shapes if len(shape) >= least]
-    xy_m = np.array([(p.x, p.y) for shape in whole for p in shape], np.float64).reshape(-1, 2)
+    xy_m = _xy_m(list(chain.from_iterable(whole)))
     if not np.isfinite(xy_m).all():
         raise BadRecord("a vertex of the map is not a finite number")
     return Lines.of_lengths([len(shape) for shape in whole], xy_m)
+
+
+def _xy_m(points: list[bytes]) -> NDArray[np.float64]:
+    """x and y of MapPoint messages, (n, 2) [m]: at once where each is x, y, z, as always so far, else one by one."""
+    data = b"".join(points)
+    if len(data) == len(points) * POINT.itemsize:
+        block = np.frombuffer(data, POINT)
+        if all((block[f"{axis}_tag"] == MESSAGES["MapPoint"][axis][0] << 3 | 1).all() for axis in "xyz"):
+            return np.stack([block["x"], block["y"]], -1)
+    try:
+        parsed = [_MapPoint.FromString(p) for p in points]
+    except message.DecodeError as error:
+        raise BadRecord(f"not a whole MapPoint message: {error}") from error
+    return np.array([(p.x, p.y) for p in parsed], np.float64).reshape(-1, 2)
 
 
 def _map(
