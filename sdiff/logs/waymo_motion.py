@@ -6,6 +6,7 @@ https://github.com/waymo-research/waymo-open-dataset; the framing: https://www.t
 
 from collections.abc import Iterator, Sequence
 from itertools import chain
+from operator import attrgetter
 from typing import Any
 
 import google_crc32c
@@ -94,6 +95,8 @@ MESSAGES: dict[str, dict[str, tuple[int, str]]] = {
 
 Enumerations are numbers and text is bytes, which look alike in a file, so that no value is lost before it is looked at.
 """
+STATE_FIELDS = tuple(MESSAGES["ObjectState"])
+
 POINT = np.dtype([(name, kind) for axis in "xyz" for name, kind in ((f"{axis}_tag", "u1"), (axis, "<f8"))])
 """A MapPoint as it lies in a file. Vertices are most of a scenario, and an object for each takes most of the time."""
 
@@ -244,22 +247,21 @@ def _tracks(tracks: Sequence[Any], steps: int) -> tuple[Tracks, dict[int, str]]:
     whole = [i for i in range(len(tracks)) if lengths[i] == steps]
     states = list(chain.from_iterable(tracks[i].states for i in whole))
 
-    def dense(name: str) -> NDArray[np.float64]:
-        values = np.zeros((len(tracks), steps))
-        values[whole] = np.array([getattr(s, name) for s in states], np.float64).reshape(len(whole), steps)
-        return values
-
-    valid = dense("valid") > 0
+    values = np.zeros((len(STATE_FIELDS), len(tracks), steps))
+    rows = np.array(list(map(attrgetter(*STATE_FIELDS), states)), np.float64)
+    values[:, whole] = rows.T.reshape(len(STATE_FIELDS), len(whole), steps)
+    x, y, length, width, heading, vx, vy, is_valid = values
+    valid = is_valid > 0
     found = Tracks(
         agent_id=np.array([str(t.id) for t in tracks], np.str_).reshape(-1),
         kind=np.array([KINDS.index(OBJECT_KINDS[0 if i in faults else t]) for i, t in enumerate(types)], np.int8),
-        length_m=usual_size(dense("length"), valid),
-        width_m=usual_size(dense("width"), valid),
-        x_m=dense("center_x"),
-        y_m=dense("center_y"),
-        heading_rad=dense("heading"),
-        vx_mps=dense("velocity_x"),
-        vy_mps=dense("velocity_y"),
+        length_m=usual_size(length, valid),
+        width_m=usual_size(width, valid),
+        x_m=x,
+        y_m=y,
+        heading_rad=heading,
+        vx_mps=vx,
+        vy_mps=vy,
         valid=valid,
     )
     return found, faults
