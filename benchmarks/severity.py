@@ -4,8 +4,8 @@
 
 One attempt at each place, of the job's first directive three times: as it is; unsteered, without its severity; and
 free, with the AV alone. `kept`: share of the attempts that keep all rules but that of severity; `inside`: of those that
-have the wanted time to collision, too; `lift`: steered over unsteered. `mmd2`: of the agents that nobody asked for at t0
-beside the log's, mean over the places, by TrafficGen's rule (0: alike); `ratio`: steered over free.
+have the wanted time to collision, too; `lift`: steered over unsteered. `mmd2`: of the agents that nobody asked for at
+t0 beside the log's, mean over the places, by TrafficGen's rule (0: alike); `ratio`: steered over free.
 """
 
 import argparse

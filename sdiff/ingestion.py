@@ -53,7 +53,9 @@ class Slice(NamedTuple):
 
 
 def slices(reader: logs.Reader, source: str) -> list[Slice]:
-    """The slices of a source; one where its files cannot be found, so that one reports it."""
+    """The slices of a source; one where it is undivided, or its files cannot be found, so that one reports it."""
+    if getattr(reader, "UNDIVIDED", False):
+        return [Slice(source, 0, 1)]
     try:
         size = sum(storage.size(uri) for uri in logs.files(reader, source))
     except OSError:
@@ -151,7 +153,7 @@ class SliceJob:
         """The good logs of the slice; the bad ones become dead letters."""
         for item in self._items():
             if isinstance(item, BadRecord):
-                self._bury(item)
+                self._bury(item, bad_logs=int(item.is_log))
                 continue
             try:
                 item.tracks.validate()
@@ -182,7 +184,7 @@ class SliceJob:
             if mine:
                 yield item
         if not has_log and self.part == 0:
-            self.counts["bad_logs"] += 1
+            self.counts["bad_logs"] = max(self.counts["bad_logs"], 1)
             if n == 0:
                 self._bury(BadRecord("no log in it, expected at least one"))
 

@@ -113,11 +113,11 @@ def size(uri: str) -> int:
         return int(fs.size(path))
 
 
-def read_bytes(uri: str) -> bytes:
-    """The whole object."""
+def read_bytes(uri: str, begin: int = 0, end: int | None = None) -> bytes:
+    """The whole object, or its bytes from `begin` to before `end`."""
     with _explained(uri, "read"):
         fs, path = filesystem(uri)
-        return bytes(fs.cat_file(path))
+        return bytes(fs.cat_file(path, begin or None, end))
 
 
 def write_bytes(uri: str, data: bytes) -> None:

@@ -9,7 +9,7 @@ from scipy.spatial import cKDTree
 
 from sdiff import KINDS, logs
 from sdiff.geometry import wrap_angle
-from sdiff.logs.driving_log import LANE_TYPES, DrivingLog
+from sdiff.logs.driving_log import LANE_TYPES, BadRecord, DrivingLog
 from sdiff.maps import Lines, derive
 
 Pair = set[tuple[int, int]]
@@ -215,3 +215,28 @@ def test_moving_vehicles_drive_on_the_derived_carriageway_along_its_lanes(real_d
     assert len(vehicles) > 300 and vehicles.mean() >= 0.98
     assert len(pedestrians) > 30 and pedestrians.mean() <= 0.5
     assert np.concatenate(along).mean() >= 0.9
+
+
+def test_absurd_lanes_are_refused_before_memory_is_taken() -> None:
+    twins = Lines.of([[(0, 0), (100, 0)]] * 3000)
+    with pytest.raises(BadRecord, match="lanes lie beside each other at"):
+        derive.lane_links(twins, wide(twins))
+    for far in (2e4 + 1, 1e15, 1e300, np.inf):
+        with pytest.raises(BadRecord, match="expected at most 500000 m in all and 20000 m each"):
+            derive.junction_lanes(Lines.of([[(0, 0), (far, 0)]]), np.zeros((0, 2), np.int32))
+
+
+def test_a_stop_line_lies_across_the_start_of_a_lane_once() -> None:
+    lanes = Lines.of([[(0, 0), (10, 0)], [(10, 0), (20, 0)], [(10, 0), (20, 5)], [(10, 4), (20, 4)]])
+    found = derive.lines_across_starts(lanes, np.array([1, 2, 3, 3]))
+    assert [found.line(i).mean(0).tolist() for i in range(len(found))] == [[10, 0], [10, 4]]
+    assert np.abs(found.line(0)[0] - found.line(0)[1]).tolist() == [0, derive.LANE_WIDTH_M]
+
+
+def test_a_lane_that_runs_to_and_fro_for_kilometres_is_refused() -> None:
+    to_and_fro = Lines.of([[(0, 0), (30, 0)] * 50])
+    with pytest.raises(BadRecord, match="a lane of 2970 m is folded into 30 m"):
+        derive.junction_lanes(to_and_fro, np.zeros((0, 2), np.int32))
+    turn = np.linspace(0, 20 * np.pi, 500)
+    ramp = Lines.of([np.stack([15 * np.cos(turn), 15 * np.sin(turn)], -1)])
+    assert not derive.junction_lanes(ramp, np.zeros((0, 2), np.int32)).any()

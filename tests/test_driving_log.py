@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from synthetic import road_map
 
 from sdiff import KINDS, logs, storage
 from sdiff.logs.driving_log import BadRecord, DrivingLog, Lights, Tracks
@@ -133,3 +134,10 @@ def test_a_document_that_is_cut_off_is_a_bad_record(data: bytes, tmp_path: Path)
     (tmp_path / "a.json").write_bytes(data)
     with pytest.raises(BadRecord, match="not a whole JSON document"):
         logs.read_json(str(tmp_path / "a.json"))
+
+
+def test_a_map_with_a_vertex_beyond_the_moon_is_refused() -> None:
+    map = road_map()
+    map.xy_m[0, 0] = 1e9
+    with pytest.raises(BadRecord, match="a vertex is 1e\\+09 m from the origin"):
+        map.validate()

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import test_waymo_motion as waymo
 from synthetic import driving_log, gpudrive_json, moved
 
 from pipelines import ingest
@@ -278,6 +279,8 @@ def test_the_windows_of_a_simulated_run_share_one_map(sumo_run: Path, tmp_path: 
     [
         ("argoverse2_motion", "argoverse2_motion", 3, 0),
         ("gpudrive", "waymo_gpudrive_json", 61, 1),
+        ("scenarionet", "scenarionet_nuscenes", 7, 0),
+        ("scenarionet", "scenarionet_waymo", 2, 0),
     ],
 )
 def test_all_real_logs_are_ingested(
@@ -288,3 +291,19 @@ def test_all_real_logs_are_ingested(
     assert sum(report["dead_letters_by_reason"].values()) == without_window
     assert all(reason.startswith("cut: no window in") for reason in report["dead_letters_by_reason"])
     assert report["windows"] > 2 * sources
+
+
+def test_the_real_waymo_files_are_windows_or_a_dead_letter_that_says_why(real_data: Path, tmp_path: Path) -> None:
+    report = ingest.run("waymo_motion", str(real_data / "waymo_tfrecord"), str(tmp_path), stride_s=2.0)
+    assert (report["sources"], report["logs"], report["bad_logs"]) == (2, 1, 1)
+    (reason,) = report["dead_letters_by_reason"]
+    assert reason.startswith("read: a tf.Example") and report["windows"] > 4
+
+
+def test_every_bad_log_of_a_file_of_many_counts(tmp_path: Path) -> None:
+    scenarios = [waymo.scenario(id=b"a", sdc=99), waymo.scenario(id=b"b"), waymo.scenario(id=b"c", map=[])]
+    waymo.write(tmp_path, *scenarios)
+    with pytest.raises(ingest.IngestFailed, match="2 bad logs or files beside 1 good logs"):
+        ingest.run("waymo_motion", str(tmp_path), str(tmp_path / "out"))
+    letters = tables.read(str(tmp_path / "out"), "dead_letters", ["record"])["record"].to_pylist()
+    assert [r.split(" at ")[0] for r in letters] == ["record 0", "record 2"]

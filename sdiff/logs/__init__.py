@@ -10,8 +10,9 @@ from typing import Any, Protocol, cast
 
 import numpy as np
 import orjson
+from numpy.typing import NDArray
 
-from sdiff import storage
+from sdiff import STEP_S, storage
 from sdiff.geometry import wrap_angle
 from sdiff.logs.driving_log import BadRecord, DrivingLog, Tracks
 
@@ -22,15 +23,24 @@ FORMATS = {
     "gpudrive": "sdiff.logs.gpudrive",
     "nuplan": "sdiff.logs.nuplan",
     "sumo": "sdiff.logs.sumo",
+    "waymo_motion": "sdiff.logs.waymo_motion",
+    "scenarionet": "sdiff.logs.scenarionet",
 }
 """Format name -> the module that reads it."""
+
+MAX_STEP_ERROR_S = 0.02
+"""How far the time between two poses is from 0.1 s: clocks of sensors waver."""
 
 POSE_FIELDS = ("x_m", "y_m", "heading_rad", "vx_mps", "vy_mps")
 """Fields of Tracks that hold a number per step."""
 
 
 class Reader(Protocol):
-    """What the module of a format offers."""
+    """What the module of a format offers.
+
+    Where it has `files(source)`, that names the files that decide what a source holds. Where its UNDIVIDED is true, a
+    source is one slice of work whatever its size: reading a part would cost as much as reading it all.
+    """
 
     def find(self, uri: str) -> list[str]:
         """URIs of the raw units of work under `uri`, sorted. Raises storage.StorageError where there is none."""
@@ -97,6 +107,35 @@ def read_packed(uri: str, most_bytes: int) -> bytes:
     return data
 
 
+MAX_TRACK_STEPS = 5_000_000
+MAX_VERTICES = 1_000_000
+"""Steps of all tracks of a log, and vertices of its map: ten times what 10,000 agents in a town need."""
+
+
+def expect_size(agents: int, steps: int, vertices: int = 0) -> None:
+    """Raise BadRecord for a log that is too large, before memory is taken for it."""
+    if agents * steps > MAX_TRACK_STEPS:
+        raise BadRecord(f"{agents} tracks of {steps} steps, expected at most {MAX_TRACK_STEPS} steps in all")
+    if vertices > MAX_VERTICES:
+        raise BadRecord(f"the map has {vertices} vertices, expected at most {MAX_VERTICES}")
+
+
+def expect_steps_of_100_ms(time_s: NDArray[np.float64]) -> None:
+    """Raise BadRecord where times, (T,) [s], are not finite, or not about 0.1 s apart at every step."""
+    if not len(time_s) or not np.isfinite(time_s).all():
+        raise BadRecord("the log has no time, or one that is not a finite number")
+    step_s = np.diff(time_s)
+    bad = np.flatnonzero(~(np.abs(step_s - STEP_S) <= MAX_STEP_ERROR_S))
+    if len(bad):
+        raise BadRecord(f"step {bad[0]} lasts {step_s[bad[0]]:.6g} s, expected about {STEP_S} s")
+
+
+def usual_size(size_m: NDArray[np.float64], valid: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """The median of each track's size, (A, T) [m], over its valid steps, (A,); inf where it has none."""
+    ranked = np.sort(np.where(valid, size_m, np.inf), axis=1)
+    return ranked[np.arange(len(ranked)), np.maximum(valid.sum(1) - 1, 0) // 2].astype(np.float32)
+
+
 def usable(log: DrivingLog, faults: Mapping[int, str] | None = None) -> Iterator[DrivingLog | BadRecord]:
     """A BadRecord for each track of `log` that cannot be used, then the valid log without them.
 
@@ -125,9 +164,9 @@ def _track_faults(tracks: Tracks) -> dict[int, str]:
     size_ok = (tracks.length_m > 0) & (tracks.length_m < 40) & (tracks.width_m > 0) & (tracks.width_m < 10)
     not_finite = {name: (tracks.valid & ~np.isfinite(getattr(tracks, name))).any(1) for name in POSE_FIELDS}
     checks = [
-        (~tracks.valid.any(1), "no valid step, expected at least one"),
         *((bad, f"{name} is not a finite number at a valid step") for name, bad in not_finite.items()),
         (~size_ok, "box size is not within 40 x 10 m and above 0"),
         (count[inverse] > 1, "track id comes more than once, expected once per log"),
+        (~tracks.valid.any(1), "no valid step, expected at least one"),
     ]
     return {int(i): reason for bad, reason in checks for i in np.flatnonzero(bad)}

@@ -21,15 +21,20 @@ LANE_TYPES = ("vehicle", "bus", "bike", "pedestrian")
 LIGHT_STATES = ("unknown", "stop", "caution", "go")
 
 
+FARTHEST_M = 1e9
+"""No vertex of a map is farther from its origin; absurd ones keep those who draw busy for hours."""
+
+
 class BadRecord(ValueError):
     """A file, log or track that cannot be used: goes to the dead letters, the rest of the job goes on.
 
-    stage: read, validate or cut. record: log, track or row; empty for the whole file.
+    stage: read, validate or cut. record: log, track or row; empty for the whole file. is_log: a whole log of a file of
+    many is lost, not a part of one.
     """
 
-    def __init__(self, reason: str, *, stage: str = "read", record: str = "") -> None:
+    def __init__(self, reason: str, *, stage: str = "read", record: str = "", is_log: bool = False) -> None:
         super().__init__(reason, stage, record)
-        self.reason, self.stage, self.record = reason, stage, record
+        self.reason, self.stage, self.record, self.is_log = reason, stage, record, is_log
 
     def __str__(self) -> str:
         return self.reason
@@ -138,6 +143,9 @@ class VectorMap:
             raise BadRecord(f"map {self.map_id}: start has shape {self.start.shape} for {n} features", stage="validate")
         if not np.isfinite(self.xy_m).all():
             raise BadRecord(f"map {self.map_id}: a vertex is not finite", stage="validate", record=self.map_id)
+        if not (np.abs(self.xy_m) < FARTHEST_M).all():
+            reason = f"map {self.map_id}: a vertex is {np.abs(self.xy_m).max():.3g} m from the origin"
+            raise BadRecord(f"{reason}, expected less than {FARTHEST_M:.0e} m", stage="validate", record=self.map_id)
         if len(np.unique(self.feature_id)) != n:
             raise BadRecord(f"map {self.map_id}: a feature id comes twice", stage="validate", record=self.map_id)
 

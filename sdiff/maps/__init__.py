@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -90,7 +91,8 @@ def vector_map(map_id: str, lanes: Lanes, others: Sequence[Features], crs: str |
 
     kinds = [FEATURE_KINDS.index("lane_centerline"), *(FEATURE_KINDS.index(g.kind) for g in groups)]
     counts = [len(lines) for lines in every]
-    names = [f"{g.kind}_{i}" for g in groups for i in range(len(g.lines))]
+    numbers = {g.kind: count() for g in groups}
+    names = [f"{g.kind}_{next(numbers[g.kind])}" for g in groups for _ in range(len(g.lines))]
     return VectorMap(
         map_id=map_id,
         feature_id=np.array([*lanes.ids, *names], np.str_),

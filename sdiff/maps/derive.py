@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from sdiff.geometry import wrap_angle
+from sdiff.logs.driving_log import BadRecord
 from sdiff.maps import Lines
 
 LANE_WIDTH_M = 3.6
@@ -26,6 +27,15 @@ NEIGHBOUR_SHARE = 0.6
 """Share of a lane along which its neighbour must accompany it."""
 ONCOMING_M = 0.5
 """How much nearer an oncoming lane must be to come between: the turning lane in the middle is drawn once each way."""
+
+MAX_LINES_M = 500_000.0
+"""Longest that the lanes of one map are in all; some twenty times those of a busy square kilometre."""
+MAX_LINE_M = 20_000.0
+"""Longest that one of them is."""
+FOLDED_M, FOLDS = 2000.0, 20
+"""A lane longer than this, and this many times longer than the place it lies in, is none."""
+MAX_PAIRS = 5_000_000
+"""Most places where one lane lies beside another; some fifty times those of a busy square kilometre."""
 
 JUNCTION_RAD = 0.35
 """Angle from which two lanes that part or meet do so in a junction, rather than at a change of the number of lanes."""
@@ -74,10 +84,12 @@ def lengths(lines: Lines) -> NDArray[np.float64]:
 def sample(lines: Lines, spacing_m: float) -> Samples:
     """Points at most `spacing_m` apart along each line, both ends included; headings over 1 m of the line.
 
-    Every line needs two vertices or more.
+    Every line needs two vertices or more. Raises BadRecord for lines of absurd length.
     """
     arc = _arc(lines)
     begin, length = arc[lines.start[:-1]], lengths(lines)
+    _expect_short("lanes", length)
+    _expect_unfolded(lines, length)
     pieces = np.maximum(np.ceil(length / spacing_m).astype(np.int64), 1)
     line = np.repeat(np.arange(len(lines)), pieces + 1)
     nth = np.arange(len(line)) - np.repeat(np.concatenate([[0], np.cumsum(pieces + 1)[:-1]]), pieces + 1)
@@ -122,6 +134,29 @@ def lane_links(lines: Lines, width_m: NDArray[np.floating]) -> LaneLinks:
     return LaneLinks(successors, left, right, _in_junction(lines, samples, successors))
 
 
+def junction_lanes(lines: Lines, successors: NDArray[np.int32]) -> NDArray[np.bool_]:
+    """Which lanes lie in a junction, (n,), given the source's successors, (S, 2)."""
+    return _in_junction(lines, sample(lines, SAMPLE_M), successors)
+
+
+def _expect_short(what: str, length_m: NDArray[np.float64]) -> None:
+    if not (length_m.max(initial=0) <= MAX_LINE_M and length_m.sum() <= MAX_LINES_M):
+        raise BadRecord(
+            f"the {what} are {length_m.sum():.3g} m long in all, one of them {length_m.max():.3g} m; expected at most "
+            f"{MAX_LINES_M:.0f} m in all and {MAX_LINE_M:.0f} m each"
+        )
+
+
+def _expect_unfolded(lines: Lines, length_m: NDArray[np.float64]) -> None:
+    if not len(lines):
+        return
+    begin = lines.start[:-1]
+    size_m = np.maximum.reduceat(lines.xy_m, begin) - np.minimum.reduceat(lines.xy_m, begin)
+    folded = (length_m > FOLDED_M) & (length_m > FOLDS * np.hypot(*size_m.T))
+    if folded.any():
+        raise BadRecord(f"a lane of {length_m[folded][0]:.0f} m is folded into {size_m[folded][0].max():.0f} m")
+
+
 def _arc(lines: Lines) -> NDArray[np.float64]:
     """Arc length at every vertex, (P,), over all lines laid end to end with 1 m between two."""
     step = np.hypot(*np.diff(lines.xy_m, axis=0).T)
@@ -138,7 +173,9 @@ def _ends(lines: Lines, samples: Samples) -> tuple[NDArray[np.int64], NDArray[np
 def _successors(lines: Lines, samples: Samples) -> NDArray[np.int32]:
     first, last = _ends(lines, samples)
     xy = np.stack([samples.x_m, samples.y_m], -1)
-    pairs = cKDTree(xy[last]).sparse_distance_matrix(cKDTree(xy[first]), JOIN_M, output_type="ndarray")
+    ends, starts = cKDTree(xy[last]), cKDTree(xy[first])
+    _expect_few(ends.count_neighbors(starts, JOIN_M))
+    pairs = ends.sparse_distance_matrix(starts, JOIN_M, output_type="ndarray")
     a, b = pairs["i"], pairs["j"]
     turn = np.abs(wrap_angle(samples.heading_rad[first[b]] - samples.heading_rad[last[a]]))
     keep = (a != b) & (turn < JOIN_RAD)
@@ -149,8 +186,10 @@ def _successors(lines: Lines, samples: Samples) -> NDArray[np.int32]:
 def _neighbours(samples: Samples, width_m: NDArray[np.floating]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
     """The lane next to each on its left and on its right, -1 where that one belongs to the oncoming traffic."""
     xy = np.stack([samples.x_m, samples.y_m], -1)
-    farthest = NEIGHBOUR_WIDTHS * width_m.max(initial=0)
-    i, j = cKDTree(xy).query_pairs(np.hypot(farthest, SAMPLE_M), output_type="ndarray").T
+    farthest = np.hypot(NEIGHBOUR_WIDTHS * width_m.max(initial=0), SAMPLE_M)
+    tree = cKDTree(xy)
+    _expect_few(tree.count_neighbors(tree, farthest))
+    i, j = tree.query_pairs(farthest, output_type="ndarray").T
     i, j = np.concatenate([i, j]), np.concatenate([j, i])
     c, s = np.cos(samples.heading_rad[i]), np.sin(samples.heading_rad[i])
     dx, dy = (xy[j] - xy[i]).T
@@ -167,6 +206,11 @@ def _neighbours(samples: Samples, width_m: NDArray[np.floating]) -> tuple[NDArra
         _beside(samples, i[left], j[left], leftward[left], same[left]),
         _beside(samples, i[right], j[right], -leftward[right], same[right]),
     )
+
+
+def _expect_few(pairs: int) -> None:
+    if pairs > MAX_PAIRS:
+        raise BadRecord(f"lanes lie beside each other at {pairs} places, expected at most {MAX_PAIRS}")
 
 
 def _beside(
@@ -288,6 +332,8 @@ def _sight_m(
 
 def _walls(lanes: Lines, edges: Lines) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]:
     """Segments a, b (W, 2) of the simplified lanes and edges, and whether each is an edge's."""
+    if len(edges):
+        _expect_short("road edges", lengths(edges))
     xy = np.concatenate([lanes.xy_m, edges.xy_m])
     owner = np.concatenate([lanes.owner, edges.owner + len(lanes)])
     lines = shapely.simplify(shapely.linestrings(xy, indices=owner), SMOOTH_M)
@@ -352,3 +398,15 @@ def stop_lines(lanes: Lines, links: LaneLinks, signs_xy_m: NDArray[np.float64]) 
     across = np.stack([-ahead[nearest, 1], ahead[nearest, 0]], -1) * LANE_WIDTH_M / 2
     ends = np.stack([xy[nearest] + across, xy[nearest] - across], 1)
     return Lines.of_lengths(np.full(len(nearest), 2), ends.reshape(-1, 2))
+
+
+def lines_across_starts(lanes: Lines, which: NDArray[np.int64]) -> Lines:
+    """A stop line across the start of each of the lanes `which`, (k,); one for lanes that start at one point."""
+    samples = sample(lanes, SAMPLE_M)
+    first, _ = _ends(lanes, samples)
+    at = first[np.unique(which)]
+    centre = np.stack([samples.x_m[at], samples.y_m[at]], -1)
+    _, once = np.unique(np.round(centre / BESIDE_M), axis=0, return_index=True)
+    across = np.stack([-np.sin(samples.heading_rad[at]), np.cos(samples.heading_rad[at])], -1) * LANE_WIDTH_M / 2
+    ends = np.stack([centre + across, centre - across], 1)[np.sort(once)]
+    return Lines.of_lengths(np.full(len(ends), 2), ends.reshape(-1, 2))

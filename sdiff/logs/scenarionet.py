@@ -1,0 +1,324 @@
+"""ScenarioNet: one scenario per pickle, as converted from Waymo, nuScenes, nuPlan, Argoverse and others.
+
+Pickles come from anywhere: they are read as plain data and never run (`plain_pickle`).
+Format: https://scenarionet.readthedocs.io/en/latest/description.html
+"""
+
+from collections.abc import Iterable, Iterator
+from itertools import chain
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sdiff import KINDS, STEP_S, storage
+from sdiff.logs import expect_size, expect_steps_of_100_ms, plain_pickle, usable, usual_size
+from sdiff.logs.driving_log import LANE_TYPES, BadRecord, DrivingLog, Lights, Tracks, VectorMap
+from sdiff.maps import Features, Lanes, Lines, derive, links, vector_map
+
+DATASET = "scenarionet"
+
+UNDIVIDED = True
+
+LICENSES = {
+    "waymo": "Waymo Open Dataset License Agreement for Non-Commercial Use",
+    "nuscenes": "CC BY-NC-SA 4.0",
+    "nuplan": "CC BY-NC-SA 4.0",
+    "av2": "CC BY-NC-SA 4.0",
+}
+"""Licence by the data set that a scenario was converted from; any other is `unknown`."""
+
+COORDINATES = ("right-handed", "waymo", "metadrive", "nuplan", "nuscenes")
+"""What `metadata.coordinate` says of right-handed frames."""
+
+OBJECT_KINDS = {"VEHICLE": "vehicle", "PEDESTRIAN": "pedestrian", "CYCLIST": "cyclist"}
+"""Object type -> kind; any other is `other`."""
+FINE_KINDS = {
+    "vehicle.car": "car",
+    "vehicle.truck": "truck",
+    "vehicle.bus.rigid": "bus",
+    "vehicle.bus.bendy": "bus",
+    "vehicle.motorcycle": "motorcyclist",
+    "vehicle.bicycle": "cyclist",
+}
+"""The type as the source names it, where it says more."""
+
+LINE_KINDS = {"ROAD_LINE": "lane_boundary", "UNKNOWN_LINE": "lane_boundary", "ROAD_EDGE": "road_edge"}
+AREA_KINDS = {"CROSSWALK": "crosswalk", "SPEED_BUMP": "speed_bump", "DRIVEWAY": "driveway"}
+"""How types of map features start -> kind of feature; lanes and stop signs are treated by themselves."""
+
+LIGHT_STATES = {"STOP": 1, "CAUTION": 2, "GO": 3}
+"""How names of signal states end -> index into driving_log.LIGHT_STATES; any other is unknown."""
+LIGHT_COLOURS = {"TRAFFIC_LIGHT_RED": 1, "TRAFFIC_LIGHT_YELLOW": 2, "TRAFFIC_LIGHT_GREEN": 3}
+
+MAX_BYTES = 128 << 20
+"""Some thirty times a busy scene of 20 s."""
+INDICES = ("dataset_summary.pkl", "dataset_mapping.pkl")
+"""What lies beside the scenarios of a data set."""
+
+
+def find(uri: str) -> list[str]:
+    """URIs of all .pkl at or under `uri` but a data set's indices, sorted.
+
+    Raises storage.StorageError where there is none.
+    """
+    found = [u for u in storage.objects(uri, ".pkl") if u.rsplit("/", 1)[-1] not in INDICES]
+    if not found:
+        raise storage.StorageError(f"no scenario at {uri}; expected .pkl there or below")
+    return found
+
+
+def read(source: str) -> Iterator[DrivingLog | BadRecord]:
+    """The scenario at `source`; a BadRecord for each track that cannot be used.
+
+    Lane links and neighbours are the source's where its lanes name others, as those of Waymo do, else derived.
+    Polygons of lanes are drivable area; what else is drivable is derived from lanes and road edges. A box size is the
+    median over the track. Speed limits of nuScenes are left out: the converter writes 100 km/h for every lane between
+    two others. Its recording vehicle's length and width, which the converter swaps, are swapped back.
+    Raises BadRecord where the scenario cannot be used, storage.StorageError where it cannot be read.
+    """
+    size = storage.size(source)
+    if size > MAX_BYTES:
+        raise BadRecord(f"the file is {size} bytes long, expected at most {MAX_BYTES}")
+    raw = plain_pickle.loads(storage.read_bytes(source))
+    try:
+        log, faults = _log(raw)
+    except BadRecord:
+        raise
+    except (KeyError, TypeError, AttributeError, ValueError, IndexError, OverflowError) as error:
+        raise BadRecord(
+            f"not a ScenarioNet scenario: {type(error).__name__} {str(error)[:200]}; expected id, length, tracks, "
+            "map_features, dynamic_map_states, and metadata with sdc_id and ts or sample_rate"
+        ) from error
+    yield from usable(log, faults)
+
+
+def _log(raw: dict[str, Any]) -> tuple[DrivingLog, dict[int, str]]:
+    about, log_id = raw["metadata"], _text(raw["id"])
+    origin, place = _text(about.get("dataset", "unknown")), _text(about.get("map", ""))
+    coordinate = about.get("coordinate", "right-handed")
+    if coordinate not in COORDINATES:
+        raise BadRecord(f"metadata.coordinate is {str(coordinate)[:40]!r}, expected one of {', '.join(COORDINATES)}")
+    time_s = _time_s(about, raw["length"])
+    tracks, faults = _tracks(raw["tracks"], len(time_s))
+    recorders = np.flatnonzero(tracks.agent_id == _text(about["sdc_id"]))
+    if not len(recorders):
+        raise BadRecord(f"metadata.sdc_id is {about['sdc_id']!r}, which is no track")
+    recorder = int(recorders[0])
+    if origin == "nuscenes" and tracks.length_m[recorder] < tracks.width_m[recorder]:
+        sizes = tracks.length_m[recorder], tracks.width_m[recorder]
+        tracks.width_m[recorder], tracks.length_m[recorder] = sizes
+    features = _features(raw["map_features"])
+    log = DrivingLog(
+        log_id=log_id,
+        dataset=DATASET,
+        region=place or origin,
+        license=LICENSES.get(origin, "unknown"),
+        tracks=tracks,
+        map=_map(log_id, features, has_limits=origin != "nuscenes"),
+        lights=_lights(raw["dynamic_map_states"], features.lane_ids, len(time_s)),
+        recorder=recorder,
+        start_us=round(float(time_s[0]) * 1e6),
+        split_key=log_id,
+    )
+    return log, faults
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str) or len(value) > 200:
+        raise TypeError(f"{type(value).__name__!s} where a name of up to 200 characters is expected")
+    return value.encode(errors="backslashreplace").decode()
+
+
+def _time_s(about: dict[str, Any], length: Any) -> NDArray[np.float64]:
+    if not isinstance(length, int) or length < 1:
+        raise BadRecord(f"length is {str(length)[:40]}, expected the number of steps")
+    expect_size(1, length)
+    rate = float(about.get("sample_rate", STEP_S))
+    time_s = _numbers(about["ts"] if "ts" in about else np.arange(length) * rate)
+    if len(time_s) != length:
+        raise BadRecord(f"metadata.ts has {len(time_s)} times, expected {length} as length says")
+    expect_steps_of_100_ms(time_s)
+    return time_s
+
+
+def _numbers(values: Any) -> NDArray[np.float64]:
+    """Numbers of an array or a flat list, as they lie, (n,). Raises TypeError for anything else."""
+    if isinstance(values, np.ndarray):
+        return np.asarray(values, np.float64).reshape(-1)
+    return np.fromiter(map(float, values), np.float64)
+
+
+def _tracks(tracks: dict[str, dict[str, Any]], steps: int) -> tuple[Tracks, dict[int, str]]:
+    """All tracks, and what is wrong with those that lack a field or have other steps than the log."""
+    ids = list(tracks)
+    expect_size(len(ids), steps)
+    faults: dict[int, str] = {}
+    values = np.zeros((8, len(ids), steps))
+    kind = np.full(len(ids), KINDS.index("other"), np.int8)
+    for i, track in enumerate(tracks.values()):
+        try:
+            values[:, i] = _states(track["state"], steps)
+            kind[i] = KINDS.index(_kind(track))
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+            faults[i] = f"not a track of {steps} steps: {type(error).__name__} {str(error)[:200]}"
+    x, y, heading, vx, vy, length, width, is_valid = values
+    valid = is_valid > 0
+    found = Tracks(
+        agent_id=np.array([_text(i) for i in ids], np.str_).reshape(-1),
+        kind=kind,
+        length_m=usual_size(length, valid),
+        width_m=usual_size(width, valid),
+        x_m=x,
+        y_m=y,
+        heading_rad=heading,
+        vx_mps=vx,
+        vy_mps=vy,
+        valid=valid,
+    )
+    return found, faults
+
+
+def _states(state: dict[str, Any], steps: int) -> list[NDArray[np.float64]]:
+    """x, y, heading, vx, vy, length, width, valid of one track, each (T,). Columns of one number may be (T, 1)."""
+    position, velocity = state["position"], state["velocity"]
+    for name, values in state.items():
+        if not isinstance(values, np.ndarray) or len(values) != steps or values.ndim > 2:
+            raise ValueError(f"{name} is no array of {steps} rows")
+    flat = [state[name].reshape(steps, -1)[:, 0] for name in ("heading", "length", "width", "valid")]
+    heading, length, width, valid = flat
+    return [position[:, 0], position[:, 1], heading, velocity[:, 0], velocity[:, 1], length, width, valid]
+
+
+def _kind(track: dict[str, Any]) -> str:
+    about = track.get("metadata")
+    fine = about.get("type") if isinstance(about, dict) else None
+    if isinstance(fine, str) and fine in FINE_KINDS:
+        return FINE_KINDS[fine]
+    type = track.get("type")
+    return OBJECT_KINDS.get(type, "other") if isinstance(type, str) else "other"
+
+
+class _Features(NamedTuple):
+    """lanes: those with a line, and their names. lines: (n,) by kind. rings: by kind. surfaces: of lanes. signs."""
+
+    lane_ids: list[str]
+    lanes: list[dict[str, Any]]
+    shapes: dict[str, Lines]
+    signs: list[dict[str, Any]]
+
+
+def _features(features: dict[str, dict[str, Any]]) -> _Features:
+    lanes, signs = {}, []
+    found: dict[str, list[Any]] = {k: [] for k in ("lane", "surface", *LINE_KINDS.values(), *AREA_KINDS.values())}
+    for name, feature in features.items():
+        type = _text(feature["type"])
+        if type.startswith("LANE") and len(feature["polyline"]) > 1:
+            lanes[_text(name)] = feature
+            found["lane"].append(feature["polyline"])
+            if len(feature.get("polygon", ())) > 2:
+                found["surface"].append(feature["polygon"])
+        elif type == "STOP_SIGN":
+            signs.append(feature)
+        else:
+            for kinds, shape, least in ((LINE_KINDS, "polyline", 2), (AREA_KINDS, "polygon", 3)):
+                kind = next((kind for start, kind in kinds.items() if type.startswith(start)), None)
+                if kind and len(feature.get(shape, ())) >= least:
+                    found[kind].append(feature[shape])
+    if not lanes:
+        raise BadRecord("the map has no lanes, expected at least one")
+    expect_size(0, 0, sum(len(shape) for shapes in found.values() for shape in shapes))
+    return _Features(list(lanes), list(lanes.values()), {k: _lines(shapes) for k, shapes in found.items()}, signs)
+
+
+def _lines(shapes: list[Any]) -> Lines:
+    """x and y of lines of points: a third number is a height in some sources and a heading in others."""
+    points = [_points(shape) for shape in shapes]
+    xy_m = np.concatenate(points) if points else np.zeros((0, 2))
+    if not np.isfinite(xy_m).all():
+        raise BadRecord("a vertex of the map is not a finite number")
+    return Lines.of_lengths([len(p) for p in points], xy_m)
+
+
+def _points(shape: Any) -> NDArray[np.float64]:
+    if isinstance(shape, np.ndarray):
+        if shape.ndim != 2 or shape.shape[1] < 2:
+            raise ValueError(f"points of shape {shape.shape}")
+        return np.asarray(shape[:, :2], np.float64)
+    return np.fromiter(chain.from_iterable((float(p[0]), float(p[1])) for p in shape), np.float64).reshape(-1, 2)
+
+
+def _map(map_id: str, features: _Features, has_limits: bool) -> VectorMap:
+    ids, lanes, shapes = features.lane_ids, features.lanes, features.shapes
+    lines, n = shapes["lane"], len(features.lanes)
+    is_bike = np.array([lane["type"] == "LANE_BIKE_LANE" for lane in lanes], bool)
+    width_m = np.where(is_bike, derive.BIKE_LANE_WIDTH_M, derive.LANE_WIDTH_M)
+    states_links = any(lane.get("entry_lanes") or lane.get("exit_lanes") for lane in lanes)
+    found = _stated_links(ids, lanes, lines) if states_links else derive.lane_links(lines, width_m)
+    limit = [lane.get("speed_limit_kmh") if has_limits else None for lane in lanes]
+    limit_mps = np.array([v if isinstance(v, int | float) else np.nan for v in limit], np.float32) / np.float32(3.6)
+    index = {lane_id: i for i, lane_id in enumerate(ids)}
+    stops = [index[str(i)] for sign in features.signs for i in _names(sign.get("lane")) if str(i) in index]
+    return vector_map(
+        map_id,
+        Lanes(
+            ids=[f"lane_{i}" for i in ids],
+            lines=lines,
+            successors=found.successors,
+            left=found.left,
+            right=found.right,
+            in_junction=found.in_junction,
+            lane_type=np.where(is_bike, LANE_TYPES.index("bike"), LANE_TYPES.index("vehicle")).astype(np.int8),
+            width_m=np.full(n, np.nan, np.float32),
+            speed_limit_mps=np.where(limit_mps > 0, limit_mps, np.float32(np.nan)),
+            links_derived=not states_links,
+        ),
+        [
+            *(Features(kind, shapes[kind]) for kind in dict.fromkeys((*LINE_KINDS.values(), *AREA_KINDS.values()))),
+            Features("drivable_area", shapes["surface"]),
+            Features("drivable_area", derive.drivable_area(lines, shapes["road_edge"]), derived=True),
+            Features("stop_line", derive.lines_across_starts(lines, np.array(stops, np.int64)), derived=True),
+        ],
+    )
+
+
+def _stated_links(ids: list[str], lanes: list[dict[str, Any]], lines: Lines) -> derive.LaneLinks:
+    entries, exits = ([_names(lane.get(f"{way}_lanes")) for lane in lanes] for way in ("entry", "exit"))
+    successors = links.successors(ids, entries, exits)
+
+    def beside(side: str) -> NDArray[np.int32]:
+        return links.neighbours(ids, (_along(lane.get(f"{side}_neighbor")) for lane in lanes))
+
+    return derive.LaneLinks(successors, beside("left"), beside("right"), derive.junction_lanes(lines, successors))
+
+
+def _names(values: Any) -> Iterable[str]:
+    return [str(v)[:200] for v in values if isinstance(v, int | str)] if isinstance(values, list) else []
+
+
+def _along(neighbours: Any) -> list[tuple[str, int]]:
+    """Names of neighbours, and along how many vertices each accompanies the lane."""
+    stretches = neighbours if isinstance(neighbours, list) else []
+    return [(str(n["feature_id"]), int(n["self_end_index"]) - int(n["self_start_index"])) for n in stretches]
+
+
+def _lights(states: dict[str, dict[str, Any]], lane_ids: list[str], steps: int) -> Lights:
+    index = {lane_id: i for i, lane_id in enumerate(lane_ids)}
+    known = [s for s in states.values() if str(s["lane"])[:200] in index and s.get("stop_point") is not None]
+    expect_size(len(known), steps)
+    stop_m = np.array([_numbers(s["stop_point"])[:2] for s in known], np.float64).reshape(-1, 2)
+    state = np.zeros((len(known), steps), np.int8)
+    for row, signal in zip(state, known, strict=True):
+        words = signal["state"]["object_state"]
+        if len(words) != steps:
+            raise BadRecord(f"a signal has {len(words)} states, expected {steps} as the log")
+        row[:] = [_light(word) for word in words]
+    if not np.isfinite(stop_m).all():
+        raise BadRecord("the stop point of a signal is not a finite number")
+    return Lights(np.array([index[str(s["lane"])] for s in known], np.int32), stop_m[:, 0], stop_m[:, 1], state)
+
+
+def _light(word: Any) -> int:
+    if not isinstance(word, str):
+        return 0
+    return LIGHT_COLOURS.get(word, LIGHT_STATES.get(word.rsplit("_", 1)[-1], 0))
