@@ -41,7 +41,7 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         ray = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         address = f"http://127.0.0.1:{port}"
         try:
-            deadline = time.monotonic() + 120
+            deadline = time.monotonic() + 300
             while sdiff("list", "--address", address).returncode:
                 assert ray.poll() is None and time.monotonic() < deadline, "the head did not start"
                 time.sleep(1)
@@ -55,7 +55,7 @@ def test_a_job_is_submitted_followed_and_stopped(head: str, tmp_path: Path) -> N
     at = ("--address", head)
     missing = str(tmp_path / "none.yaml")
     submit = ("submit", *at, "--name", "first", "--json", "--", missing, "--count", "3")
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while "No available agent" in (done := sdiff(*submit)).stderr:  # the head answers before its node can work
         assert time.monotonic() < deadline
         time.sleep(1)
