@@ -1,6 +1,6 @@
 """What a person asks of a scene: its AV, agents, how busy it is; and the tokens that say so to the model."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Literal
 
@@ -163,19 +163,22 @@ def fits(directive: Directive, place: Place) -> bool:
     written = replace(written, ego=None if directive.ego == "from_log" else directive.ego)
     try:
         for end in (lambda span: span.low, lambda span: span.high):
-            _written_tokens(written, place, np.random.default_rng(0), end)
+            written_tokens(written, place, np.random.default_rng(0), end)
     except DoesNotFit:
         return False
     return True
 
 
-def resolve(directive: Directive, place: Place, logs: Logs, rng: np.random.Generator) -> tuple[AgentTokens, SceneToken]:
+def resolve(
+    directive: Directive, place: Place, logs: Logs, rng: np.random.Generator, written: AgentTokens | None = None
+) -> tuple[AgentTokens, SceneToken]:
     """The tokens of a directive at a place, every range drawn by `rng`. The ego's token comes first.
 
-    Agents of a log that would overlap a written one are left out. Raises DoesNotFit where a lane that it needs is not
-    there, or what it asks for would overlap.
+    written: a draw of `written_tokens` to go by. Agents of a log that would overlap a written one are left out. Raises
+    DoesNotFit where a lane that it needs is not there, or what it asks for would overlap.
     """
-    written = _written_tokens(directive, place, rng, lambda span: span.draw(rng))
+    if written is None:
+        written = written_tokens(directive, place, rng)
     parts = [written]
     shares = []
     if directive.ego == "from_log":
@@ -193,7 +196,7 @@ def resolve(directive: Directive, place: Place, logs: Logs, rng: np.random.Gener
     def drawn(span: Span | None, otherwise: float = np.nan) -> float:
         return otherwise if span is None else span.draw(rng)
 
-    return _joined(parts), SceneToken(
+    return joined(parts), SceneToken(
         p_mask=drawn(scene.p_mask, p_mask), **{name: drawn(getattr(scene, name)) for name in SCENE_NUMBERS}
     )
 
@@ -212,11 +215,19 @@ def _logged_tokens(asked: LoggedAgents, agents: Agents, share: float, rng: np.ra
     return agent_tokens(agents.take(np.sort(kept)))
 
 
-def _joined(parts: list[AgentTokens]) -> AgentTokens:
+def joined(parts: Sequence[AgentTokens]) -> AgentTokens:
+    """The tokens of all parts, in order."""
     return AgentTokens(**{f.name: np.concatenate([getattr(p, f.name) for p in parts]) for f in fields(AgentTokens)})
 
 
-def _written_tokens(directive: Directive, place: Place, rng: np.random.Generator, draw: Draw) -> AgentTokens:
+def written_tokens(
+    directive: Directive, place: Place, rng: np.random.Generator, draw: Draw | None = None
+) -> AgentTokens:
+    """The tokens of the agents that a directive writes out, the ego first where it does that.
+
+    draw: gives a value of a range, default by `rng`. Raises DoesNotFit as `resolve` does.
+    """
+    draw = draw or (lambda span: span.draw(rng))
     ego = [directive.ego] if isinstance(directive.ego, Agent) else []
     asked = [*ego, *(a for a in directive.agents if isinstance(a, Agent))]
     rows = [_token(agent, place, rng, draw) for agent in asked]
@@ -224,11 +235,16 @@ def _written_tokens(directive: Directive, place: Place, rng: np.random.Generator
     for i, row in enumerate(rows):
         for name, value in row.items():
             getattr(tokens, name)[i] = value
-    first, second = np.triu_indices(len(tokens), 1)
-    corners = _corners(tokens)
-    if boxes_overlap(corners[first], corners[second]).any():
+    if overlapping(tokens):
         raise DoesNotFit("overlap")
     return tokens
+
+
+def overlapping(tokens: AgentTokens) -> bool:
+    """Whether two of the boxes overlap at t0; one whose pose is not given does not."""
+    first, second = np.triu_indices(len(tokens), 1)
+    corners = _corners(tokens)
+    return bool(boxes_overlap(corners[first], corners[second]).any())
 
 
 def _token(agent: Agent, place: Place, rng: np.random.Generator, draw: Draw) -> dict[str, float]:
@@ -358,7 +374,9 @@ def _pose(place: Place, path: Path, s_m: float, lateral_m: float, facing: str | 
 
 def line_named(place: Place, lane: str, reference: str) -> Path:
     """The line that a word names, its reference point where `reference` says. Raises DoesNotFit where there is none."""
-    path = _line_from_av(place, lane) if lane in FROM_AV else _line_across(place, lane)
+    if lane not in place.lines:
+        place.lines[lane] = _line_from_av(place, lane) if lane in FROM_AV else _line_across(place, lane)
+    path = place.lines[lane]
     if path is None:
         raise DoesNotFit(f"no_{lane}")
     if reference != "junction_m":

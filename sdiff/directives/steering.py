@@ -1,5 +1,6 @@
 """Tokens that promise a severity: draws of a directive whose time to collision is as wanted."""
 
+from collections.abc import Iterable
 from dataclasses import replace
 
 import numpy as np
@@ -15,7 +16,10 @@ from sdiff.directives.directive import (
     LoggedAgents,
     Logs,
     OnLane,
+    joined,
+    overlapping,
     resolve,
+    written_tokens,
 )
 from sdiff.directives.judging import NOTHING_AMISS, RULES, Accept
 from sdiff.geometry import wrap_angle
@@ -25,8 +29,10 @@ from sdiff.scene import STEPS_FUTURE, STEPS_PAST, Agents, AgentTokens, SceneToke
 from sdiff.span import Span
 from sdiff.tokens import END_S
 
-DRAWS, DRAWS_FOR_SEVERITY = 50, 400
-"""Draws of a directive's ranges until one fits the place, and until one promises what is wanted."""
+DRAWS = 50
+"""Draws of a directive's ranges until one fits the place."""
+CROSSED, ROUNDS = 8, 8
+"""Where a severity is wanted: of so many draws each AV is tried with each draw's others, so many times."""
 INWARD = 0.2
 """What is promised lies this share of the wanted range inside its ends: scenes miss what is asked by a little."""
 
@@ -51,16 +57,49 @@ def steered(
     if inside is not None and isinstance(directive.ego, Agent) and directive.ego.end in (None, "free"):
         directive = replace(directive, ego=replace(directive.ego, end=End(pose=OnLane(("ego",)))))
     misfit = DoesNotFit("severity_out_of_reach")
-    for _ in range(DRAWS if inside is None else DRAWS_FOR_SEVERITY):
+    for _ in range(DRAWS if inside is None else ROUNDS):
         try:
-            tokens, scene = resolve(directive, place, logs, rng)
-            if inside is None or inside.contains(promised_ttc_s(tokens)):
-                if not any(isinstance(a, LoggedAgents) for a in directive.agents):  # what was logged has been driven
-                    _keeps_rules(tokens, drivable, accept)
-                return tokens, scene
+            if inside is None:
+                candidates: Iterable[AgentTokens] = [written_tokens(directive, place, rng)]
+            else:
+                candidates = _promising(directive, place, rng, inside)
         except DoesNotFit as error:
             misfit = error
+            continue
+        for written in candidates:
+            try:
+                tokens, scene = resolve(directive, place, logs, rng, written)
+                if inside is None or inside.contains(promised_ttc_s(tokens)):
+                    if not any(isinstance(a, LoggedAgents) for a in directive.agents):  # what was logged was driven
+                        _keeps_rules(tokens, drivable, accept)
+                    return tokens, scene
+            except DoesNotFit as error:
+                misfit = error
     raise misfit
+
+
+def _promising(directive: Directive, place: Place, rng: np.random.Generator, inside: Span) -> Iterable[AgentTokens]:
+    """Written tokens of an AV of one draw and others of another, in random order, that promise a time to collision.
+
+    All draws where the directive does not write the AV out. Raises DoesNotFit where not one draw fits the place.
+    """
+    draws: list[AgentTokens] = []
+    for _ in range(CROSSED):
+        try:
+            draws.append(written_tokens(directive, place, rng))
+        except DoesNotFit as error:
+            misfit = error
+    if not draws:
+        raise misfit
+    if not isinstance(directive.ego, Agent):
+        return draws
+    rows = np.arange(len(draws[0]))
+    egos, others = [d.take(rows[:1]) for d in draws], [d.take(rows[1:]) for d in draws]
+    ttc_s = _promised_ttc_s(joined(egos + others))[: len(egos), len(egos) :]
+    least_s = ttc_s.reshape(len(egos), len(others), len(rows) - 1).min(-1, initial=np.inf)
+    met = rng.permutation(np.argwhere((inside.low <= least_s) & (least_s <= inside.high)))
+    mixed = (joined([egos[i], others[j]]) for i, j in met)
+    return (tokens for tokens in mixed if not overlapping(tokens))
 
 
 def _keeps_rules(tokens: AgentTokens, drivable: NDArray[np.generic], accept: Accept) -> None:
@@ -82,11 +121,15 @@ def promised_ttc_s(tokens: AgentTokens) -> float:
 
     From t0 to +2 s; inf where none closes in. Tokens without pose and speed say nothing of it.
     """
-    told = np.isfinite(_told(tokens))
-    if not told[:1].all():
-        return float("inf")
-    agents = promised(tokens.take(told))
-    return float(min_ttc_s(agents)[0].min(initial=np.inf))
+    return float(_promised_ttc_s(tokens)[:1].min(initial=np.inf))
+
+
+def _promised_ttc_s(tokens: AgentTokens) -> NDArray[np.float64]:
+    """The same of each pair of tokens' agents, (K, K) [s]."""
+    told = np.flatnonzero(np.isfinite(_told(tokens)))
+    ttc_s = np.full((len(tokens), len(tokens)), np.inf)
+    ttc_s[np.ix_(told, told)] = min_ttc_s(promised(tokens.take(told)))
+    return ttc_s
 
 
 def promised(tokens: AgentTokens) -> Agents:

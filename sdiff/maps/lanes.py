@@ -1,5 +1,6 @@
 """Driving lines over a vector map: the lane under a pose, the ways ahead of it, its neighbours, what crosses it."""
 
+from bisect import bisect
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -153,15 +154,18 @@ class Path:
         lengths = np.diff(self.s_m)
         return np.sort(self.s_m[hit[:, 0]] + t[hit[:, 0], hit[:, 1]] * lengths[hit[:, 0]])
 
+    @cached_property
+    def _vertices(self) -> tuple[list[float], list[list[float]]]:
+        """Arc lengths and points as plain numbers: one point at a time, ten times as fast as numpy."""
+        return self.s_m.tolist(), self.xy_m.tolist()
+
     def _at(self, s_m: float) -> tuple[float, float]:
         """Point at `s_m`, straight on beyond the ends."""
-        x, y = (float(np.interp(s_m, self.s_m, self.xy_m[:, i])) for i in (0, 1))
-        over = min(s_m - self.s_m[0], 0.0) + max(s_m - self.s_m[-1], 0.0)
-        if over:
-            end = self.xy_m[:2] if over < 0 else self.xy_m[-2:]
-            direction = (end[1] - end[0]) / np.linalg.norm(end[1] - end[0])
-            x, y = x + over * direction[0], y + over * direction[1]
-        return x, y
+        s, xy = self._vertices
+        i = min(max(bisect(s, s_m), 1), len(s) - 1)
+        (x0, y0), (x1, y1) = xy[i - 1], xy[i]
+        u = (s_m - s[i - 1]) / max(s[i] - s[i - 1], 1e-9)
+        return x0 + u * (x1 - x0), y0 + u * (y1 - y0)
 
 
 def line(through: SE2, behind_m: float, ahead_m: float) -> Path:

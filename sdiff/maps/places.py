@@ -1,7 +1,7 @@
 """Places: windows whose map, signals and AV are as a job wants them."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 
 import numpy as np
@@ -29,13 +29,15 @@ class Place:
     """An AV's pose on a map, with what the window says of it.
 
     load_graph: gives the lanes of the map, which are read only where they are needed. map_SE2_window: the window frame
-    in the map. light_states: feature_id of a lane and the state of its signal at t0, a word of LIGHT_STATES.
+    in the map. light_states: feature_id of a lane and the state of its signal at t0, a word of LIGHT_STATES. lines:
+    those that have been looked up by name, None where there is none.
     """
 
     load_graph: Callable[[], LaneGraph]
     map_SE2_window: SE2
     ego_speed_mps: float = float("nan")
     light_states: tuple[tuple[str, str], ...] = ()
+    lines: dict[str, Path | None] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @cached_property
     def graph(self) -> LaneGraph:
