@@ -132,6 +132,7 @@ def _report(counts: dict[str, int], seconds: float) -> dict[str, Any]:
     n_windows = max(counts.get("windows", 0), 1)
     return {
         "dead_letters_by_reason": _named(counts, "dead letter: "),
+        "tracks_repaired": _named(counts, "repaired: "),
         "steps": {k: {"seconds": v / 1000, "share": v / worked} for k, v in steps.items()},
         **{name: counts.get(name, 0) for name in plain},
         "bytes": counts.get("bytes windows", 0) + counts.get("bytes agent_tokens", 0),

@@ -17,6 +17,7 @@ import numpy as np
 import schemas
 from sdiff import STEP_S, logs, raster, storage, tables, window_tables
 from sdiff.logs.driving_log import BadRecord, DrivingLog, VectorMap
+from sdiff.logs.quality import mend
 from sdiff.scene import AGENT_CHANNELS, BEV_PIXELS, MAP_CHANNELS
 from sdiff.window_tables import Cut
 from sdiff.windows import MIN_PATH_M, cut, split_of
@@ -161,7 +162,10 @@ class SliceJob:
             except BadRecord as error:
                 self._bury(error, bad_logs=1)
                 continue
-            yield item
+            with self._clock("mend"):
+                log = mend(item)
+            self.counts.update({f"repaired: {word}": int(where.sum()) for word, where in log.repairs.items()})
+            yield log
 
     def _items(self) -> Iterator[DrivingLog | BadRecord]:
         """The slice's share of what the reader yields; what the reader raises is the slice's whose turn it was."""

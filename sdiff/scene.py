@@ -52,7 +52,8 @@ class Agents:
 
     agent_id: (N,) str. kind: (N,) int8, index into KINDS. length_m, width_m: (N,) float32. is_ego: (N,) bool.
     x_m, y_m, heading_rad, vx_mps, vy_mps: (N, T) float32 [m, rad, m/s]; 0 where not valid. valid: (N, T) bool.
-    score: (N,) float32 and token_index: (N,) int32 for generated agents, else None.
+    score: (N,) float32 and token_index: (N,) int32 for generated agents, else None. size_known, repaired,
+    on_drivable_area: (N,) bool for agents of logs, else None; see schemas/windows.yaml.
     """
 
     agent_id: NDArray[np.str_]
@@ -68,6 +69,9 @@ class Agents:
     valid: NDArray[np.bool_]
     score: NDArray[np.float32] | None = None
     token_index: NDArray[np.int32] | None = None
+    size_known: NDArray[np.bool_] | None = None
+    repaired: NDArray[np.bool_] | None = None
+    on_drivable_area: NDArray[np.bool_] | None = None
 
     def __len__(self) -> int:
         return len(self.kind)

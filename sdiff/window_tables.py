@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,12 +13,15 @@ import schemas
 from sdiff import tables
 from sdiff.columns import agents_to_arrow, kind_names, ragged, scene_tokens_to_arrow
 from sdiff.logs.driving_log import FEATURE_KINDS, LANE_TYPES, DrivingLog, VectorMap
+from sdiff.metrics.map_fit import on_drivable_area
 from sdiff.raster import Bev
-from sdiff.scene import STEPS_FUTURE, STEPS_PAST, TOKEN_NUMBERS
+from sdiff.scene import MAP_CHANNELS, STEPS_FUTURE, STEPS_PAST, TOKEN_NUMBERS, Agents
 from sdiff.tokens import agent_tokens, scene_token
 from sdiff.windows import Window, WindowLights
 
 WINDOWS_METADATA = {"steps_past": str(STEPS_PAST), "steps_future": str(STEPS_FUTURE)}
+
+DRIVABLE = MAP_CHANNELS.index("drivable_area")
 
 
 class Cut(NamedTuple):
@@ -50,10 +54,16 @@ def windows_table(cuts: Sequence[Cut], map_bev: Bev, agent_bev: Bev) -> pa.Table
         n_agents=[len(w.agents) for w in windows],
         map_bev=_blobs(map_bev),
         agent_bev=_blobs(agent_bev),
-        agents=agents_to_arrow([w.agents for w in windows], generated=False),
+        agents=agents_to_arrow([_placed(w.agents, m) for w, m in zip(windows, map_bev, strict=True)], generated=False),
         scene_token=scene_tokens_to_arrow([scene_token(w.agents) for w in windows]),
         lights=lights_to_arrow([w.lights for w in windows]),
     )
+
+
+def _placed(agents: Agents, map_bev: Bev) -> Agents:
+    """The agents with `on_drivable_area`."""
+    x_m, y_m = agents.x_m[:, STEPS_PAST], agents.y_m[:, STEPS_PAST]
+    return replace(agents, on_drivable_area=on_drivable_area(x_m, y_m, map_bev[DRIVABLE]))
 
 
 def agent_tokens_table(cuts: Sequence[Cut]) -> pa.Table:

@@ -9,9 +9,11 @@ from numpy.typing import NDArray
 
 from sdiff import KINDS, STEP_S, VEHICLE_KINDS, WINDOW_M
 from sdiff.geometry import SE2, wrap_angle
-from sdiff.logs.driving_log import DrivingLog, Lights, Tracks
+from sdiff.logs.driving_log import DrivingLog, Lights
 from sdiff.scene import STEPS_FUTURE, STEPS_PAST, Agents
 
+POSITION_STEPS_PER_M, HEADING_STEPS_PER_RAD, VELOCITY_STEPS_PER_MPS = 1 << 10, 1 << 12, 1 << 9
+"""Values of agents are multiples of 1 mm, .24 mrad and 2 mm/s: finer digits are noise, and half of a table's bytes."""
 MIN_PATH_M = 5.0
 """A vehicle stands in for the recording vehicle only where it drives at least this far in the log [m]."""
 
@@ -104,36 +106,40 @@ def _window(log: DrivingLog, ego: int, step: int) -> Window:
         ego_agent_id=agent_id,
         ego_is_recorder=ego == log.recorder,
         map_SE2_window=pose,
-        agents=_agents(tracks, ego, step, pose.inverse()),
+        agents=_agents(log, ego, step, pose.inverse()),
         lights=_lights(log, step, pose.inverse()),
     )
 
 
-def _agents(tracks: Tracks, ego: int, step: int, window_SE2_map: SE2) -> Agents:
+def _agents(log: DrivingLog, ego: int, step: int, window_SE2_map: SE2) -> Agents:
+    tracks = log.tracks
     present = np.flatnonzero(tracks.valid[:, step])
     inside = _in_square(*window_SE2_map.apply(tracks.x_m[present, step], tracks.y_m[present, step]))
     chosen = present[inside]
     steps = slice(step - STEPS_PAST, step + STEPS_FUTURE + 1)
     valid = tracks.valid[chosen, steps]
 
-    def shown(values: NDArray[np.floating]) -> NDArray[np.float32]:
-        return np.where(valid, values, 0).astype(np.float32)
+    def shown(values: NDArray[np.floating], steps_per_unit: int) -> NDArray[np.float32]:
+        return (np.rint(np.where(valid, values, 0) * steps_per_unit) / steps_per_unit).astype(np.float32)
 
     x, y = window_SE2_map.apply(tracks.x_m[chosen, steps], tracks.y_m[chosen, steps])
     vx, vy = window_SE2_map.rotate(tracks.vx_mps[chosen, steps], tracks.vy_mps[chosen, steps])
-    heading = shown(window_SE2_map.turn(tracks.heading_rad[chosen, steps]))
+    half_turn = np.float32(np.pi)
+    heading = shown(window_SE2_map.turn(tracks.heading_rad[chosen, steps]), HEADING_STEPS_PER_RAD)
     return Agents(
         agent_id=tracks.agent_id[chosen],
         kind=tracks.kind[chosen],
         length_m=tracks.length_m[chosen],
         width_m=tracks.width_m[chosen],
         is_ego=chosen == ego,
-        x_m=shown(x),
-        y_m=shown(y),
-        heading_rad=np.where(heading <= -np.float32(np.pi), np.float32(np.pi), heading),  # float32 may round to -pi
-        vx_mps=shown(vx),
-        vy_mps=shown(vy),
+        x_m=shown(x, POSITION_STEPS_PER_M),
+        y_m=shown(y, POSITION_STEPS_PER_M),
+        heading_rad=np.where(np.abs(heading) >= half_turn, half_turn, heading),  # rounding may leave (-pi, pi]
+        vx_mps=shown(vx, VELOCITY_STEPS_PER_MPS),
+        vy_mps=shown(vy, VELOCITY_STEPS_PER_MPS),
         valid=valid,
+        size_known=np.ones(len(chosen), bool) if log.size_known is None else log.size_known[chosen],
+        repaired=log.repaired()[chosen],
     )
 
 

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 from rich.console import Console
 from synthetic import road_map
-from traffic import traffic
+from traffic import logged, traffic
 
 import schemas
 from pipelines import evaluate
@@ -74,7 +74,7 @@ def write_windows(
         "origin_heading_rad": [ROAD_ANGLE_RAD] * n,
         "n_agents": [len(a) for a in scenes.values()],
         "map_bev": [bev.tobytes()] * n,
-        "agents": agents_to_arrow(list(scenes.values()), generated=False),
+        "agents": agents_to_arrow([logged(a) for a in scenes.values()], generated=False),
         "scene_token": scene_tokens_to_arrow([SceneToken()] * n),
     }
     tables.write(fill("windows", rows), "windows", str(uri), name)

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+from traffic import logged
 
 import schemas
 from sdiff import KINDS, columns, query, tables
@@ -61,7 +62,7 @@ def window_rows(scenes: list[Agents], **constant: Any) -> pa.Table:
     n = len(scenes)
     lights = schemas.arrow_schema("windows").field("lights").type
     special = {
-        "agents": columns.agents_to_arrow(scenes, generated=False),
+        "agents": columns.agents_to_arrow([logged(s) for s in scenes], generated=False),
         "scene_token": columns.scene_tokens_to_arrow([SceneToken()] * n),
         "window_id": pa.array([f"window{i}" for i in range(n)]),
         "n_agents": pa.array([len(s) for s in scenes], pa.int32()),

@@ -1,5 +1,7 @@
 """Agents that drive straight on, for tests of the metrics."""
 
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import ArrayLike
 
@@ -41,3 +43,9 @@ def traffic(
         vy_mps=over_time(vy, 0 * vy),
         valid=np.ones((n, len(TIME_S)), bool),
     )
+
+
+def logged(agents: Agents) -> Agents:
+    """The agents as windows of logs have them: sizes known, nothing mended, on the road."""
+    yes = np.ones(len(agents), bool)
+    return replace(agents, size_known=yes, repaired=~yes, on_drivable_area=yes)

@@ -4,7 +4,7 @@ import gzip
 import json
 import zlib
 from collections.abc import Iterator, Mapping
-from dataclasses import fields, replace
+from dataclasses import replace
 from importlib import import_module
 from typing import Any, Protocol, cast
 
@@ -150,10 +150,11 @@ def usable(log: DrivingLog, faults: Mapping[int, str] | None = None) -> Iterator
     if not len(log.map.of_kind("lane_centerline")):
         raise BadRecord("the map has no lanes, expected at least one", stage="validate", record=log.log_id)
     recorder = None if log.recorder is None or log.recorder in reasons else int(np.searchsorted(keep, log.recorder))
-    tracks = Tracks(**{f.name: getattr(log.tracks, f.name)[keep] for f in fields(Tracks)})
+    tracks = log.tracks.take(keep)
+    size_known = None if log.size_known is None else log.size_known[keep]
     poses = {name: np.where(tracks.valid, getattr(tracks, name), 0.0) for name in POSE_FIELDS}
     poses["heading_rad"] = wrap_angle(poses["heading_rad"])
-    log = replace(log, tracks=replace(tracks, **poses), recorder=recorder)
+    log = replace(log, tracks=replace(tracks, **poses), recorder=recorder, size_known=size_known)
     log.validate()
     yield log
 

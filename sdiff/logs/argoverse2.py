@@ -84,6 +84,7 @@ def read(source: str) -> Iterator[DrivingLog | BadRecord]:
         lights=Lights.none(tracks.valid.shape[1]),
         recorder=int(recorder[0]) if len(recorder) else None,
         start_us=int(start_ns // 1000),
+        size_known=np.zeros(len(tracks.agent_id), bool),
     )
     yield from usable(log, faults)
 

@@ -106,6 +106,7 @@ def read(source: str) -> Iterator[DrivingLog | BadRecord]:
             lights=Lights.none(tracks.valid.shape[1]),
             recorder=int(np.flatnonzero(tracks.agent_id == EGO_ID)[0]),
             start_us=start_ns // 1000,
+            size_known=tracks.agent_id != EGO_ID,
         ),
         faults,
     )
@@ -208,8 +209,7 @@ def _without(tracks: Tracks, faults: dict[int, str], drop: list[int]) -> tuple[T
     """The tracks without those of `drop`, and their faults by their new index."""
     keep = np.setdiff1d(np.arange(len(tracks.agent_id)), drop).astype(np.int64)
     new = {int(old): i for i, old in enumerate(keep)}
-    kept = Tracks(**{name: value[keep] for name, value in vars(tracks).items()})
-    return kept, {new[i]: reason for i, reason in faults.items() if i in new}
+    return tracks.take(keep), {new[i]: reason for i, reason in faults.items() if i in new}
 
 
 def _at(poses: pa.Table, frame_ns: NDArray[np.int64]) -> Array:

@@ -1,6 +1,8 @@
 """One recording as arrays: what every reader yields and all else starts from."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,6 +61,10 @@ class Tracks:
     vx_mps: NDArray[np.float64]
     vy_mps: NDArray[np.float64]
     valid: NDArray[np.bool_]
+
+    def take(self, index: NDArray[Any]) -> "Tracks":
+        """The tracks at `index` (positions or a mask)."""
+        return Tracks(**{f.name: getattr(self, f.name)[index] for f in fields(self)})
 
     def validate(self) -> None:
         """Raise BadRecord where shapes disagree, an id comes twice, a size is absurd, or a value is not finite."""
@@ -175,6 +181,8 @@ class DrivingLog:
 
     recorder: index of the recording vehicle in the tracks, or None. start_us: the log's own clock at step 0.
     split_key: logs that share it fall into the same split, because they saw the same traffic; empty: log_id.
+    size_known: (A,) bool, which tracks have their size from the source; None: all. repairs: what was mended, by
+    `quality.mend`, and in which tracks, (A,) bool.
     """
 
     log_id: str
@@ -187,6 +195,12 @@ class DrivingLog:
     recorder: int | None = None
     start_us: int = 0
     split_key: str = ""
+    size_known: NDArray[np.bool_] | None = None
+    repairs: Mapping[str, NDArray[np.bool_]] = field(default_factory=dict)
+
+    def repaired(self) -> NDArray[np.bool_]:
+        """Which tracks had any repair, (A,)."""
+        return np.any([np.zeros(len(self.tracks.agent_id), bool), *self.repairs.values()], 0)
 
     def validate(self) -> None:
         """Raise BadRecord where a part is not what its docstring says."""

@@ -324,6 +324,7 @@ def _block(
         recorder=n - 1 if len(seen) else None,
         start_us=int(frames.time_us[0] + first * round(STEP_S * 1e6)),
         split_key=recording.name,
+        size_known=ids != EGO_ID,
     )
 
 

@@ -287,16 +287,21 @@ def _around(x_m: Points, y_m: Points, valid: NDArray[np.bool_], agent: np.int64)
 
 
 def _near(tracks: Tracks, path: NDArray[np.float64], recorder: int) -> tuple[Tracks, int]:
-    """The tracks within RANGE_M of `path` (n, 2), valid while they are there, and where the recorder is in them."""
+    """The tracks that come within RANGE_M of `path` (n, 2), from when they do until they are last there.
+
+    And where the recorder is in them.
+    """
     low, high = path.min(0) - RANGE_M, path.max(0) + RANGE_M
     x, y = tracks.x_m, tracks.y_m
     inside = tracks.valid & (x > low[0]) & (x < high[0]) & (y > low[1]) & (y < high[1])
     candidates = np.flatnonzero(inside.any(1))
     from_path = (x[candidates, :, None] - path[:, 0]) ** 2 + (y[candidates, :, None] - path[:, 1]) ** 2
-    valid = tracks.valid[candidates] & (from_path < RANGE_M**2).any(2)
+    near = inside[candidates] & (from_path < RANGE_M**2).any(2)
+    came, stays = (np.logical_or.accumulate(m, axis=1) for m in (near, near[:, ::-1]))
+    valid = tracks.valid[candidates] & came & stays[:, ::-1]
     kept = valid.any(1)
     agents, valid = candidates[kept], valid[kept]
-    own = Tracks(**{name: value[agents] for name, value in vars(tracks).items()} | {"valid": valid})
+    own = replace(tracks.take(agents), valid=valid)
     moving = {name: np.where(valid, getattr(own, name), 0.0) for name in POSE_FIELDS}
     return replace(own, **moving), int(np.searchsorted(agents, recorder))
 

@@ -30,10 +30,17 @@ def offroad(agents: Agents, drivable: NDArray[np.generic]) -> NDArray[np.bool_]:
     drivable: square image of the window as map_bev's channel, forward up, left left; not 0 = drivable.
     """
     poses = vehicle_poses(agents)
+    return ~on_drivable_area(agents.x_m[poses], agents.y_m[poses], drivable)
+
+
+def on_drivable_area(
+    x_m: NDArray[np.floating], y_m: NDArray[np.floating], drivable: NDArray[np.generic]
+) -> NDArray[np.bool_]:
+    """Whether points of the window frame, (M,) [m], lie on the drivable area; see `offroad`."""
     per_m = len(drivable) / WINDOW_M
-    row = ((WINDOW_M / 2 - agents.x_m[poses]) * per_m).astype(np.int64).clip(0, len(drivable) - 1)
-    column = ((WINDOW_M / 2 - agents.y_m[poses]) * per_m).astype(np.int64).clip(0, len(drivable) - 1)
-    return drivable[row, column] == 0
+    row = ((WINDOW_M / 2 - x_m) * per_m).astype(np.int64).clip(0, len(drivable) - 1)
+    column = ((WINDOW_M / 2 - y_m) * per_m).astype(np.int64).clip(0, len(drivable) - 1)
+    return np.asarray(drivable[row, column] != 0)
 
 
 def leaves_road(agents: Agents, drivable: NDArray[np.generic]) -> NDArray[np.bool_]:

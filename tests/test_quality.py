@@ -1,0 +1,117 @@
+"""Tracks as recordings have them: what is wrong is mended, what is right stays bit for bit."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from synthetic import driving_log
+
+from sdiff import KINDS, logs, windows
+from sdiff.logs import quality
+from sdiff.logs.driving_log import DrivingLog, Tracks
+
+
+def mend(tracks: Tracks, recorder: int | None = None) -> DrivingLog:
+    """A log of these tracks, mended."""
+    return quality.mend(replace(driving_log(), tracks=tracks, recorder=recorder))
+
+
+def drive(agents: int = 2, steps: int = 60) -> Tracks:
+    """Cars that drive 10 m/s along x, five metres beside each other."""
+    time = np.arange(steps) * 0.1
+    shape = (agents, steps)
+    return Tracks(
+        agent_id=np.array([f"car{i}" for i in range(agents)]),
+        kind=np.full(agents, KINDS.index("car"), np.int8),
+        length_m=np.full(agents, 4.5, np.float32),
+        width_m=np.full(agents, 1.9, np.float32),
+        x_m=np.broadcast_to(10 * time, shape).copy(),
+        y_m=np.broadcast_to(5.0 * np.arange(agents)[:, None], shape).copy(),
+        heading_rad=np.zeros(shape),
+        vx_mps=np.full(shape, 10.0),
+        vy_mps=np.zeros(shape),
+        valid=np.ones(shape, bool),
+    )
+
+
+def lost(tracks: Tracks, agent: int, first: int, stop: int) -> Tracks:
+    """The same with one agent not seen in steps [first, stop)."""
+    valid = tracks.valid.copy()
+    valid[agent, first:stop] = False
+    values = {n: np.where(valid, getattr(tracks, n), 0.0) for n in logs.POSE_FIELDS}
+    return replace(tracks, valid=valid, **values)
+
+
+def test_what_is_right_stays_bit_for_bit() -> None:
+    tracks = drive()
+    mended = mend(tracks, 0)
+    assert mended.repairs == {}
+    assert mended.tracks is tracks
+
+
+def test_a_short_gap_is_filled_along_the_way() -> None:
+    tracks = lost(drive(), 1, 20, 25)
+    turning = tracks.heading_rad.copy()
+    turning[1, :20], turning[1, 25:] = np.pi - 0.03, -np.pi + 0.03  # the gap spans the seam of the angle
+    mended = mend(replace(tracks, heading_rad=turning))
+    assert mended.tracks.valid.all()
+    assert mended.tracks.x_m[1, 20:25] == pytest.approx([2.0 * 10 + i for i in range(5)])
+    assert mended.tracks.vx_mps[1] == pytest.approx(10.0)
+    assert np.abs(mended.tracks.heading_rad[1, 20:25]).min() > np.pi - 0.03
+    assert {k: v.tolist() for k, v in mended.repairs.items()} == {"gap": [False, True]}
+
+
+def test_a_track_that_was_lost_for_long_goes_on_as_another() -> None:
+    mended = mend(lost(drive(), 1, 20, 26))
+    assert mended.tracks.agent_id.tolist() == ["car0", "car1", "car1~2"]
+    assert mended.tracks.valid.sum(1).tolist() == [60, 20, 34]
+    assert not (mended.tracks.valid[1] & mended.tracks.valid[2]).any()
+    assert mended.repairs["long gap"].tolist() == [False, True, True]
+
+
+def test_the_recorder_is_one_vehicle_however_long_it_was_lost() -> None:
+    assert mend(lost(drive(), 1, 20, 40), recorder=1).tracks.agent_id.tolist() == ["car0", "car1"]
+
+
+def test_an_id_that_jumps_is_two_agents() -> None:
+    tracks = drive(3)
+    tracks.x_m[1, 30:] += 50.0  # 50 m in 0.1 s
+    taken = replace(tracks, agent_id=np.array(["car0", "car1", "car1~2"]))
+    mended = mend(taken)
+    assert mended.tracks.agent_id.tolist() == ["car0", "car1", "car1~2~", "car1~2"]
+    assert "jump" in mended.repairs
+    assert "velocity" not in mended.repairs, "both parts move as they say"
+
+
+def test_a_velocity_that_is_not_the_positions_own_is_replaced_where_it_is_wrong() -> None:
+    tracks = drive()
+    tracks.vx_mps[1, 10:13] = 0.0
+    tracks.vx_mps[0, 10:13] = 9.0  # a filter's lag is no defect
+    mended = mend(tracks)
+    assert mended.tracks.vx_mps[1] == pytest.approx(10.0)
+    assert mended.tracks.vx_mps[0, 11] == 9.0
+    assert mended.repairs["velocity"].tolist() == [False, True]
+
+
+@pytest.mark.parametrize("kind", ["car", "pedestrian"])
+def test_a_vehicle_does_not_flip_while_it_stands(kind: str) -> None:
+    tracks = drive(1)
+    stands = {"x_m": np.zeros((1, 60)), "vx_mps": np.zeros((1, 60))}
+    tracks = replace(tracks, kind=np.array([KINDS.index(kind)], np.int8), **stands)
+    tracks.heading_rad[0, 40:50] = np.pi
+    mended = mend(tracks)
+    assert ("heading" in mended.repairs) == (kind == "car"), "people do turn on the spot"
+    assert (mended.tracks.heading_rad == 0).all() == (kind == "car")
+
+
+def test_repairs_are_counted_and_flagged_in_the_windows() -> None:
+    log = driving_log(agents=4)
+    log = replace(log, tracks=lost(log.tracks, 2, 30, 33), size_known=np.array([True, False, True, True]))
+    mended = quality.mend(log)
+    assert {word: int(where.sum()) for word, where in mended.repairs.items()} == {quality.GAP: 1}
+    for window in windows.cut(mended):
+        agents = window.agents
+        assert agents.repaired is not None and agents.size_known is not None
+        assert set(agents.agent_id[agents.repaired]) <= {"a2"}
+        assert set(agents.agent_id[~agents.size_known]) <= {"a1"}
+    assert any("a2" in w.agents.agent_id for w in windows.cut(mended))
