@@ -29,6 +29,8 @@ PIXEL_M = WINDOW_M / BEV_PIXELS
 SPEED_LIMIT_SCALE_MPS = 35.0
 LINE_RADIUS_M = 0.3
 """A pixel belongs to a thin line when its centre is at most this far from it [m]."""
+STRAIGHT_M, STRAIGHT_RAD = 0.02, 0.015
+"""Vertices that are less than this off a straight line, and turn it by less, are not seen: a tenth of a pixel."""
 LANE_WIDTH_M = {"vehicle": 3.5, "bus": 3.5, "bike": 1.8}
 """Widths where the source has none [m]. Lanes of other types (pedestrian) have no driving direction to paint."""
 LIGHT_VALUES = {"stop": -1.0, "caution": -0.5, "go": 1.0}
@@ -173,6 +175,8 @@ def _shapes(map: VectorMap, *kinds: str) -> Shapes:
 
 def _segments(map: VectorMap, *kinds: str) -> Shapes:
     shapes = _shapes(map, *kinds)
+    keep = _corners(shapes.xy_m, shapes.start)
+    shapes = Shapes.of(shapes.xy_m[keep], np.concatenate([[0], np.cumsum(keep)])[shapes.start])
     first = _segment_starts(shapes.start)
     ends = np.stack([shapes.xy_m[first], shapes.xy_m[first + 1]], 1)
     return Shapes.of(ends.reshape(-1, 2), np.arange(len(first) + 1, dtype=np.int64) * 2)
@@ -191,6 +195,32 @@ def _segment_starts(start: NDArray[np.int64]) -> NDArray[np.int64]:
     return np.flatnonzero(~is_last)
 
 
+@njit(cache=True, nogil=True)
+def _corners(xy_m: Floats, start: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Which vertices of ragged polylines one would see in the image: a straight road is one segment."""
+    keep = np.zeros(len(xy_m), np.bool_)
+    for line in range(len(start) - 1):
+        first, last = start[line], start[line + 1] - 1
+        keep[first] = keep[last] = True
+        anchor = first
+        for end in range(first + 2, last + 1):
+            ax, ay = xy_m[anchor]
+            dx, dy = xy_m[end, 0] - ax, xy_m[end, 1] - ay
+            length = math.hypot(dx, dy)
+            straight = length > 0
+            for k in range(anchor, end):
+                if not straight:
+                    break
+                off = abs(dx * (xy_m[k, 1] - ay) - dy * (xy_m[k, 0] - ax))
+                ex, ey = xy_m[k + 1, 0] - xy_m[k, 0], xy_m[k + 1, 1] - xy_m[k, 1]
+                turned = abs(dx * ey - dy * ex) > STRAIGHT_RAD * (dx * ex + dy * ey)
+                straight = off <= STRAIGHT_M * length and not turned
+            if not straight:
+                anchor = end - 1
+                keep[anchor] = True
+    return keep
+
+
 def _lane_quads(map: VectorMap) -> tuple[Floats, NDArray[np.int64], Floats]:
     """Lanes as strips of quads that share their edges: corners (Q, 4, 2) [m], feature (Q,), direction (Q,) [rad]."""
     widths = np.array([LANE_WIDTH_M.get(t, 0.0) for t in LANE_TYPES])
@@ -202,6 +232,8 @@ def _lane_quads(map: VectorMap) -> tuple[Floats, NDArray[np.int64], Floats]:
     moved = np.ones(len(xy), bool)  # repeated vertices have no direction
     moved[1:] = (np.abs(np.diff(xy, axis=0)) > 1e-6).any(1) | (np.diff(owner) != 0)
     xy, owner = xy[moved], owner[moved]
+    keep = _corners(xy, np.flatnonzero(np.diff(owner, prepend=-1, append=-1)))
+    xy, owner = xy[keep], owner[keep]
     joined = owner[1:] == owner[:-1]
     first = np.flatnonzero(joined)
     along = xy[first + 1] - xy[first]

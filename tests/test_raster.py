@@ -267,3 +267,19 @@ def test_boxes_cover_what_their_corners_say() -> None:
     ring = feature_map(("crosswalk", [tuple(p) for p in corners]))
     drawn = channel(raster.map_bev(ring, NO_LIGHTS, 0, HERE), "crosswalk")
     assert (drawn == channel(raster.agent_bev(one), "occupancy")).all()
+
+
+def test_a_straight_road_looks_the_same_however_many_vertices_it_has() -> None:
+    plain = road_map()
+    many = []
+    for feature in range(len(plain.feature_id)):
+        xy = plain.points(feature)
+        u = np.linspace(0, len(xy) - 1, 40 * (len(xy) - 1) + 1)
+        many.append(np.stack([np.interp(u, np.arange(len(xy)), xy[:, axis]) for axis in (0, 1)], -1))
+    start = np.concatenate([[0], np.cumsum([len(xy) for xy in many])]).astype(np.int64)
+    rich = replace(plain, xy_m=np.concatenate(many), start=start)
+    few, more = raster.MapIndex.of(plain), raster.MapIndex.of(rich)
+    assert len(more.lanes.start) == len(few.lanes.start)
+    for pose in (HERE, SE2(10.0, -3.0, 0.7)):
+        images = [raster.map_bev(index, NO_LIGHTS, 0, pose).astype(int) for index in (few, more)]
+        assert (np.abs(images[0] - images[1]) > 0).mean() < 1e-4

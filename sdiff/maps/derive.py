@@ -1,9 +1,11 @@
 """What a map's source leaves out, computed from its geometry: lane links, junction lanes, drivable area, stop lines."""
 
+import math
 from typing import NamedTuple
 
 import numpy as np
 import shapely
+from numba import njit
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
@@ -42,6 +44,8 @@ JUNCTION_RAD = 0.35
 JUNCTION_M = 60.0
 """Longest lane that lies in a junction."""
 
+CELL_M = 10.0
+"""Lines of sight look for road edges in cells of this size [m]."""
 REACH_M = 20.0
 """How far from a lane's centre the carriageway is searched for its edge."""
 SIGN_M = 10.0
@@ -310,24 +314,62 @@ def _sight_m(
 ) -> NDArray[np.float64]:
     """How far the carriageway reaches from each origin, (K, 2), in a direction, (K, 2), as far as the next lane."""
     a, b, is_edge = _walls(lanes, edges)
-    rays = shapely.linestrings(np.stack([origin, origin + toward * REACH_M], 1))
-    ray, wall = shapely.STRtree(shapely.linestrings(np.stack([a, b], 1))).query(rays)
-    d, e, to_wall, hits_edge = toward[ray], b[wall] - a[wall], a[wall] - origin[ray], is_edge[wall]
-    with np.errstate(divide="ignore", invalid="ignore"):
-        facing = _cross(d, e)
-        distance, along_wall = _cross(to_wall, e) / facing, _cross(to_wall, d) / facing
-    hit = (distance >= 0) & (distance <= REACH_M) & (along_wall >= 0) & (along_wall <= 1)
-
-    def first(which: NDArray[np.bool_]) -> NDArray[np.float64]:
-        nearest = np.full(len(origin), np.inf)
-        np.minimum.at(nearest, ray[which], distance[which])
-        return nearest
-
-    to_edge, to_back = first(hit & hits_edge & (facing > 0)), first(hit & hits_edge & (facing <= 0))
-    to_lane = first(hit & ~hits_edge & (distance > BESIDE_M))
+    low = np.minimum(a, b).min(0, initial=np.inf) - CELL_M
+    cells = np.floor((np.stack([np.minimum(a, b), np.maximum(a, b)], 1) - low) / CELL_M).astype(np.int64)
+    columns, rows = (cells.max((0, 1), initial=0) + 1).tolist()
+    if columns * rows > MAX_PAIRS:
+        raise BadRecord(f"the map is {columns * CELL_M / 1000:.0f} x {rows * CELL_M / 1000:.0f} km, expected less")
+    walls, begin = _in_cells(cells, columns, rows)
+    to_edge, to_back, to_lane = _first_hits(origin, toward, a, b, is_edge, low, columns, rows, walls, begin)
     clear = np.minimum(to_edge, to_back)
     sight = np.where(to_edge < to_back, to_edge, np.minimum(to_back, LANE_WIDTH_M / 2))
     return np.where(to_lane < clear, np.minimum(to_lane + BESIDE_M, clear), sight)
+
+
+def _in_cells(cells: NDArray[np.int64], columns: int, rows: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Walls by cell of a grid: those of cell c are walls[begin[c]:begin[c + 1]].
+
+    cells: (W, 2, 2) least and greatest column and row of each wall.
+    """
+    (i0, j0), (i1, j1) = cells[:, 0].T, cells[:, 1].T
+    count = (i1 - i0 + 1) * (j1 - j0 + 1)
+    if count.sum() > MAX_PAIRS:
+        raise BadRecord("the lanes and road edges are too long for their map, expected some km")
+    wall = np.repeat(np.arange(len(cells)), count)
+    nth = np.arange(len(wall)) - np.repeat(np.cumsum(count) - count, count)
+    height = (j1 - j0 + 1)[wall]
+    cell = (i0[wall] + nth // height) * rows + j0[wall] + nth % height
+    return wall[np.argsort(cell, kind="stable")], np.searchsorted(np.sort(cell), np.arange(columns * rows + 1))
+
+
+@njit(cache=True, nogil=True)
+def _first_hits(origin, toward, a, b, is_edge, low, columns, rows, walls, begin):  # type: ignore[no-untyped-def]
+    """Distance to the first road edge that faces each ray, to one that shows its back, and to the next lane; or inf."""
+    found = np.full((3, len(origin)), np.inf)
+    for k in range(len(origin)):
+        x, y, dx, dy = origin[k, 0], origin[k, 1], toward[k, 0], toward[k, 1]
+        to_x, to_y = x + dx * REACH_M, y + dy * REACH_M
+        i0, i1 = math.floor((min(x, to_x) - low[0]) / CELL_M), math.floor((max(x, to_x) - low[0]) / CELL_M)
+        j0, j1 = math.floor((min(y, to_y) - low[1]) / CELL_M), math.floor((max(y, to_y) - low[1]) / CELL_M)
+        for i in range(max(i0, 0), min(i1, columns - 1) + 1):
+            for j in range(max(j0, 0), min(j1, rows - 1) + 1):
+                for n in range(begin[i * rows + j], begin[i * rows + j + 1]):
+                    w = walls[n]
+                    ex, ey, wx, wy = b[w, 0] - a[w, 0], b[w, 1] - a[w, 1], a[w, 0] - x, a[w, 1] - y
+                    facing = dx * ey - dy * ex
+                    if facing == 0.0:
+                        continue
+                    distance, along_wall = (wx * ey - wy * ex) / facing, (wx * dy - wy * dx) / facing
+                    if not (0.0 <= distance <= REACH_M and 0.0 <= along_wall <= 1.0):
+                        continue
+                    if is_edge[w]:
+                        kind = 0 if facing > 0 else 1
+                    elif distance > BESIDE_M:
+                        kind = 2
+                    else:
+                        continue
+                    found[kind, k] = min(found[kind, k], distance)
+    return found[0], found[1], found[2]
 
 
 def _walls(lanes: Lines, edges: Lines) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]:
