@@ -205,7 +205,7 @@ def simulate(
 
 @command
 def ingest(
-    format: Annotated[str, typer.Option(metavar="FORMAT", help="Format of the logs.")],
+    format: Annotated[str, typer.Option(metavar="FORMAT", help="Format of the logs, or auto.")],
     input: Annotated[str, typer.Option(metavar="URI", help="Folder of logs, or one log.")],
     output: Output,
     stride_s: Annotated[float, typer.Option(min=0.1, help="Time between windows.")] = 0.5,

@@ -55,9 +55,10 @@ class Slice(NamedTuple):
 
 def slices(reader: logs.Reader, source: str) -> list[Slice]:
     """The slices of a source; one where it is undivided, or its files cannot be found, so that one reports it."""
-    if getattr(reader, "UNDIVIDED", False):
-        return [Slice(source, 0, 1)]
     try:
+        reader = logs.of_source(reader, source)
+        if getattr(reader, "UNDIVIDED", False):
+            return [Slice(source, 0, 1)]
         size = sum(storage.size(uri) for uri in logs.files(reader, source))
     except OSError:
         size = 0

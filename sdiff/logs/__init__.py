@@ -19,6 +19,7 @@ from sdiff.logs.driving_log import BadRecord, DrivingLog, Tracks
 FORMATS = {
     "argoverse2_motion": "sdiff.logs.argoverse2",
     "argoverse2_sensor": "sdiff.logs.argoverse2_sensor",
+    "auto": "sdiff.logs.auto",
     "commonroad": "sdiff.logs.commonroad",
     "gpudrive": "sdiff.logs.gpudrive",
     "nuplan": "sdiff.logs.nuplan",
@@ -39,7 +40,8 @@ class Reader(Protocol):
     """What the module of a format offers.
 
     Where it has `files(source)`, that names the files that decide what a source holds. Where its UNDIVIDED is true, a
-    source is one slice of work whatever its size: reading a part would cost as much as reading it all.
+    source is one slice of work whatever its size: reading a part would cost as much as reading it all. Where it has
+    `of(source)`, that is the reader of the source's own format.
     """
 
     def find(self, uri: str) -> list[str]:
@@ -59,6 +61,12 @@ def reader(format: str) -> Reader:
     if format not in FORMATS:
         raise ValueError(f"unknown format {format!r}; the known ones are {', '.join(sorted(FORMATS))}")
     return cast(Reader, import_module(FORMATS[format]))
+
+
+def of_source(reader: Reader, source: str) -> Reader:
+    """The reader that knows a source's format: the same, or the one it hands the source to."""
+    of = getattr(reader, "of", None)
+    return cast(Reader, of(source)) if of else reader
 
 
 def files(reader: Reader, source: str) -> list[str]:
