@@ -93,6 +93,12 @@ def test_a_velocity_that_is_not_the_positions_own_is_replaced_where_it_is_wrong(
     assert mended.repairs["velocity"].tolist() == [False, True]
 
 
+def test_of_a_velocity_and_positions_that_contradict_each_other_the_unsteady_one_is_wrong() -> None:
+    tracks = drive()
+    tracks.x_m[1, :3] += [1.2, 0.7, 0.3]  # smoothed towards the end of the track, as some recordings are
+    assert mend(tracks).repairs == {}
+
+
 @pytest.mark.parametrize("kind", ["car", "pedestrian"])
 def test_a_vehicle_does_not_flip_while_it_stands(kind: str) -> None:
     tracks = drive(1)

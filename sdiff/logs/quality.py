@@ -15,7 +15,9 @@ GAP_STEPS = 5
 JUMP_MPS = 80.0
 """Nothing on a road gets from one pose to the next faster than that: it is another agent [m/s]."""
 VELOCITY_MPS, VELOCITY_SHARE = 2.0, 0.2
-"""A velocity is wrong where it is off the positions' own by more than the first plus this share of the faster one."""
+"""A velocity contradicts the positions where it is off theirs by more than the first plus this share of the faster."""
+AROUND_STEPS = 5
+"""Of the two the one is wrong that is less steady over so many steps before and after."""
 STANDING_MPS, FLIP_RAD = 0.5, 0.35
 """A vehicle slower than the first does not turn by the second from one step to the next."""
 
@@ -32,9 +34,9 @@ def mend(log: DrivingLog) -> DrivingLog:
     """The log with what can be mended of its tracks mended, and which ones were in `repairs`.
 
     Gaps of up to GAP_STEPS are filled between the poses around them. A track that is lost for longer, or jumps, goes on
-    as another, with ~2, ~3, ... after its id; never the recorder's. Velocities that contradict the positions are taken
-    from these, over 0.2 s. Where a vehicle flips while it stands, it keeps the heading that it has most of the time.
-    Tracks without such defects stay as they are, bit for bit.
+    as another, with ~2, ~3, ... after its id; never the recorder's. Velocities that contradict the positions, and are
+    less steady than these, are taken from them, over 0.2 s. Where a vehicle flips while it stands, it keeps the heading
+    that it has most of the time. Tracks without such defects stay as they are, bit for bit.
     """
     tracks, origin, repairs = _split(log.tracks, log.recorder)
     tracks, filled = _fill_gaps(tracks)
@@ -125,11 +127,23 @@ def _right_velocities(tracks: Tracks) -> tuple[Tracks, NDArray[np.bool_]]:
     wrong = np.hypot(vx - tracks.vx_mps, vy - tracks.vy_mps) > VELOCITY_MPS + VELOCITY_SHARE * faster
     wrong[:, 1:-1] &= valid[:, :-2] & valid[:, 1:-1] & valid[:, 2:]  # one-sided differences are too rough to judge by
     wrong[:, [0, -1]] = False
+    wrong &= _unsteadiness(vx, vy, valid) < _unsteadiness(tracks.vx_mps, tracks.vy_mps, valid)
     tracks_wrong = np.asarray(wrong.any(1))
     if not tracks_wrong.any():
         return tracks, tracks_wrong
     mended = replace(tracks, vx_mps=np.where(wrong, vx, tracks.vx_mps), vy_mps=np.where(wrong, vy, tracks.vy_mps))
     return mended, tracks_wrong
+
+
+def _unsteadiness(
+    vx_mps: NDArray[np.float64], vy_mps: NDArray[np.float64], valid: NDArray[np.bool_]
+) -> NDArray[np.float64]:
+    """How much a velocity changes, all in all, in the steps around each, (A, T) [m/s]."""
+    change = np.zeros(valid.shape)
+    change[:, 1:] = np.hypot(np.diff(vx_mps), np.diff(vy_mps)) * (valid[:, 1:] & valid[:, :-1])
+    total = np.cumsum(np.pad(change, ((0, 0), (AROUND_STEPS + 1, AROUND_STEPS))), axis=1)
+    width = 2 * AROUND_STEPS + 1
+    return np.asarray(total[:, width:] - total[:, :-width])
 
 
 def _steady_headings(tracks: Tracks) -> tuple[Tracks, NDArray[np.bool_]]:
