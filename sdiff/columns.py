@@ -20,6 +20,8 @@ def agents_from_arrow(array: pa.StructArray | pa.ChunkedArray) -> list[Agents]:
     rows = np.concatenate([[0], np.cumsum(columns["x_m"].value_lengths().to_numpy())]).astype(np.int64)
     flat: dict[str, NDArray[Any]] = {}
     for name, values in columns.items():
+        if values.null_count:  # written before the field was
+            continue
         items = values.flatten()
         if pa.types.is_list(items.type):
             steps = len(items.flatten()) // max(len(items), 1)

@@ -6,9 +6,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
+from traffic import logged, traffic
 
 import schemas
 from sdiff import tables
+from sdiff.columns import agents_from_arrow, agents_to_arrow
 
 
 def letters(*sources: str) -> pa.Table:
@@ -82,3 +84,15 @@ def test_a_fingerprint_depends_on_the_work_and_not_on_the_order_of_its_keys() ->
     assert tables.fingerprint({"a": 1, "b": [2, 3]}) == tables.fingerprint({"b": [2, 3], "a": 1})
     assert tables.fingerprint({"a": 1, "b": [2, 3]}) != tables.fingerprint({"a": 1, "b": [3, 2]})
     assert len(tables.fingerprint("x")) == 16
+
+
+def test_windows_of_the_version_before_are_read_with_nulls_for_what_they_lack(tmp_path: Path) -> None:
+    scene = traffic([0, 20], [0, 0])
+    whole = agents_to_arrow([logged(scene)], generated=False)
+    added = ("size_known", "repaired", "on_drivable_area")
+    members = [f for f in whole.type if f.name not in added]
+    older = pa.StructArray.from_arrays([whole.field(f.name) for f in members], fields=members)
+    (tmp_path / "windows").mkdir()
+    pq.write_table(pa.table({"agents": older}), tmp_path / "windows" / "a.parquet")
+    (agents,) = agents_from_arrow(tables.read(str(tmp_path), "windows", ["agents"])["agents"])
+    assert agents.size_known is None and agents.agent_id.tolist() == scene.agent_id.tolist()
