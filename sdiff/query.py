@@ -36,9 +36,7 @@ def connect(data_uri: str) -> duckdb.DuckDBPyConnection:
     con = duckdb.connect()
     con.execute("SET enable_progress_bar = false")
     con.execute("SET parquet_metadata_cache = true")
-    parent, last = data_uri.rstrip("/"), data_uri.rstrip("/").rsplit("/", 1)[-1]
-    if last in schemas.TABLES and storage.objects(parent):
-        parent = parent.rsplit("/", 1)[0]
+    parent = parent_uri(data_uri)
     fs = storage.snapshot(parent, schemas.TABLES)
     local = storage.is_local(fs)
     if not local:
@@ -58,6 +56,12 @@ def connect(data_uri: str) -> duckdb.DuckDBPyConnection:
             "each a folder of .parquet objects"
         )
     return con
+
+
+def parent_uri(data_uri: str) -> str:
+    """The folder of tables at `data_uri`, given that folder or one of its tables."""
+    parent, last = data_uri.rstrip("/"), data_uri.rstrip("/").rsplit("/", 1)[-1]
+    return parent.rsplit("/", 1)[0] if last in schemas.TABLES and storage.objects(parent) else parent
 
 
 def run(sql: str, data_uri: str) -> pa.Table:

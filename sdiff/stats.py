@@ -1,0 +1,416 @@
+"""What tables of windows hold: counts and distributions, of columns other than the images.
+
+Everything is counted by DuckDB in whole steps (1 cm/s, 1 cm, one agent): counts of any number of windows take no
+more memory than counts of a few, and two readings of one table are equal to the last digit.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import duckdb
+
+from sdiff import KINDS, query, storage
+from sdiff.ingestion import DONE
+from sdiff.logs.driving_log import LANE_TYPES
+from sdiff.scene import STEPS_FUTURE, STEPS_PAST
+
+STEPS = STEPS_PAST + 1 + STEPS_FUTURE
+STANDS_MPS = 0.5
+"""An agent slower than this stands."""
+SHARES = ("share", "standing", "complete", "with gaps", "around the AV", "with signals", "with limit", "computed")
+"""Columns of results that hold shares, 0 to 1."""
+AT_ONCE = 16
+"""Markers that are read side by side."""
+
+_SOURCES = """
+    SELECT dataset, license, region, split, count(*), count(DISTINCT log_id), sum(n_agents)::BIGINT,
+        count_if(ego_is_recorder), count_if(len(lights.feature_id) > 0), list(DISTINCT map_id ORDER BY map_id)
+    FROM windows GROUP BY ALL ORDER BY ALL"""
+_AGENTS_PER_WINDOW = "SELECT dataset, n_agents, count(*) FROM windows GROUP BY ALL ORDER BY ALL"
+_TRACKS = """
+    SELECT dataset, kind, list_count(list_filter(valid, lambda v: v)) AS seen,
+        len(valid) + 2 - list_position(list_reverse(valid), true) - list_position(valid, true) - seen > 0 AS gaps,
+        count(*)
+    FROM (SELECT dataset, unnest(agents.kind) AS kind, unnest(agents.valid) AS valid FROM windows)
+    GROUP BY ALL ORDER BY ALL"""
+_SPEEDS = """
+    SELECT kind, floor(speed_mps * 100)::INT, count(*) FROM agent_tokens WHERE speed_mps IS NOT NULL
+    GROUP BY ALL ORDER BY ALL"""
+_SIZES = """
+    SELECT kind, round(m * 100)::INT, count(*)
+    FROM (SELECT unnest(agents.kind) AS kind, unnest(agents.{side}) AS m FROM windows) GROUP BY ALL ORDER BY ALL"""
+_MAPS = """
+    SELECT map_id, kind, lane_type, derived, links_derived, count(*), count_if(speed_limit_mps IS NOT NULL),
+        sum(round(1000 * list_sum(list_transform(range(2, len(x_m) + 1),
+            lambda i: sqrt((x_m[i] - x_m[i - 1]) ** 2 + (y_m[i] - y_m[i - 1]) ** 2))))::BIGINT)::BIGINT
+    FROM maps GROUP BY ALL ORDER BY ALL"""
+_DEAD_LETTERS = """
+    SELECT stage, regexp_replace(regexp_replace(why, '( /[^ ;]*)+', ' /...', 'g'), '[0-9]+', '#', 'g') AS alike,
+        count(*), count(DISTINCT source), min(source)
+    FROM (SELECT *, replace(reason, source, 'source') AS why FROM dead_letters)
+    GROUP BY ALL ORDER BY count(*) DESC, stage, alike"""
+
+
+@dataclass
+class Histogram:
+    """Counts of values in whole steps: key k counts those of about k * step."""
+
+    step: float = 1.0
+    counts: Counter[int] = field(default_factory=Counter)
+
+    @property
+    def total(self) -> int:
+        """How many values."""
+        return self.counts.total()
+
+    def quantile(self, share: float) -> float | None:
+        """The least value that `share` of all do not exceed, to within a step; None where there is none."""
+        left = share * self.total
+        for key in sorted(self.counts):
+            left -= self.counts[key]
+            if left <= 1e-9:
+                return round(key * self.step, 6)
+        return None
+
+    def share_below(self, value: float) -> float | None:
+        """Share of the values below a multiple of the step."""
+        below = sum(n for key, n in self.counts.items() if key < round(value / self.step))
+        return below / self.total if self.total else None
+
+    def at_least(self, value: float) -> "Histogram":
+        """The values from a multiple of the step on."""
+        least = round(value / self.step)
+        return Histogram(self.step, Counter({key: n for key, n in self.counts.items() if key >= least}))
+
+
+class Source(NamedTuple):
+    """Windows of one data set, licence, region and split."""
+
+    dataset: str
+    license: str
+    region: str
+    split: str
+    windows: int
+    logs: int
+    agents: int
+    around_recorder: int
+    with_signals: int
+    maps: frozenset[str]
+
+
+@dataclass(frozen=True)
+class Features:
+    """Map features alike. dataset: whose windows show the map, empty where none does. limited: with a speed limit."""
+
+    dataset: str
+    map_id: str
+    kind: str
+    lane_type: str
+    derived: bool
+    links_derived: bool
+    count: int
+    limited: int
+    length_m: float
+
+
+@dataclass(frozen=True)
+class DeadLetters:
+    """Dead letters alike, but for numbers and folders in the reason. example: the last parts of one source's URI."""
+
+    stage: str
+    reason: str
+    count: int
+    sources: int
+    example: str
+
+
+@dataclass(frozen=True)
+class Stats:
+    """What the tables under one parent hold.
+
+    agents_per_window: by data set. seen: steps at which each agent is observed, by data set and kind; gaps: how many of
+    them are lost and found again. speed_mps, length_m, width_m: by kind, at t0. size_bytes: of the objects of windows.
+    options: those of ingest. ingested: the counts of all finished slices.
+    """
+
+    sources: list[Source]
+    agents_per_window: dict[str, Histogram]
+    seen: dict[tuple[str, str], Histogram]
+    gaps: Counter[tuple[str, str]]
+    speed_mps: dict[str, Histogram]
+    length_m: dict[str, Histogram]
+    width_m: dict[str, Histogram]
+    features: list[Features]
+    dead_letters: list[DeadLetters]
+    size_bytes: int
+    options: dict[str, Any]
+    ingested: Counter[str]
+
+    @property
+    def windows(self) -> int:
+        """How many windows."""
+        return sum(s.windows for s in self.sources)
+
+    def kinds(self) -> list[str]:
+        """Kinds of agents that there are, in the order of KINDS."""
+        return [k for k in KINDS if any(kind == k for _, kind in self.seen)]
+
+
+def read(data_uri: str) -> Stats:
+    """Count what the tables at `data_uri` hold, of `windows`, `agent_tokens`, `maps`, `dead_letters` those there are.
+
+    Raises query.QueryError where there is no table, storage.StorageError where one cannot be read.
+    """
+    parent = query.parent_uri(data_uri)
+    with query.connect(data_uri) as con:
+        there = query.views(con)
+
+        def rows(sql: str, table: str) -> list[tuple[Any, ...]]:
+            return con.execute(sql).fetchall() if table in there else []
+
+        try:
+            sources = [Source._make([*row[:9], frozenset(row[9])]) for row in rows(_SOURCES, "windows")]
+            tracks = rows(_TRACKS, "windows")
+            seen: dict[tuple[str, str], Histogram] = {}
+            gaps: Counter[tuple[str, str]] = Counter()
+            for dataset, kind, steps, has_gap, n in tracks:
+                seen.setdefault((dataset, kind), Histogram()).counts[steps] += n
+                gaps[dataset, kind] += n * has_gap
+            return Stats(
+                sources=sources,
+                agents_per_window=_histograms(rows(_AGENTS_PER_WINDOW, "windows"), 1.0),
+                seen=seen,
+                gaps=gaps,
+                speed_mps=_histograms(rows(_SPEEDS, "agent_tokens"), 0.01),
+                length_m=_histograms(rows(_SIZES.format(side="length_m"), "windows"), 0.01),
+                width_m=_histograms(rows(_SIZES.format(side="width_m"), "windows"), 0.01),
+                features=_features(rows(_MAPS, "maps"), sources),
+                dead_letters=[
+                    DeadLetters(stage, reason, n, files, _tail(example))
+                    for stage, reason, n, files, example in rows(_DEAD_LETTERS, "dead_letters")
+                ],
+                size_bytes=storage.total_size(storage.join(parent, "windows")),
+                **_ingested(parent),
+            )
+        except duckdb.Error as error:
+            raise storage.StorageError(f"cannot read the tables at {data_uri}: {error}; try sdiff verify") from error
+
+
+def _histograms(rows: Sequence[tuple[Any, ...]], step: float) -> dict[str, Histogram]:
+    found: dict[str, Histogram] = {}
+    for name, key, n in rows:
+        found.setdefault(name, Histogram(step)).counts[key] += n
+    return found
+
+
+def _features(rows: Sequence[tuple[Any, ...]], sources: Sequence[Source]) -> list[Features]:
+    """Maps are shared between windows; each counts once, with the first data set that shows it."""
+    owner = {m: s.dataset for s in reversed(sources) for m in s.maps}
+    found = [
+        Features(owner.get(map_id, ""), map_id, kind, lane_type or "", derived, linked, n, limited, (mm or 0) / 1000)
+        for map_id, kind, lane_type, derived, linked, n, limited, mm in rows
+    ]
+    return sorted(found, key=lambda f: (f.dataset, f.map_id, f.kind, f.lane_type, f.derived, f.links_derived))
+
+
+def _ingested(parent: str) -> dict[str, Any]:
+    """Options and counts that ingest left beside the tables."""
+    claimed = storage.join(parent, "_ingest", "options.json")
+    options = json.loads(storage.read_bytes(claimed)) if storage.exists(claimed) else {}
+    markers = storage.objects(storage.join(parent, "_ingest"), DONE)
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        counts = [json.loads(data)["counts"] for data in pool.map(storage.read_bytes, markers)]
+    return {"options": options, "ingested": sum((Counter(c) for c in counts), Counter())}
+
+
+def _tail(source: str) -> str:
+    """The last parts of a source's URI: its file and the folder around it, wherever they lie."""
+    return "/".join(source.rstrip("/").split("://")[-1].split("/")[-2:])
+
+
+def as_result(stats: Stats) -> dict[str, Any]:
+    """The counts as rows of plain values, a list per question."""
+    result: dict[str, Any] = {
+        "datasets": datasets(stats),
+        "regions": regions(stats),
+        "agents per window": agents_per_window(stats),
+        "kinds": kinds(stats),
+        "speeds m/s": speeds(stats),
+        "sizes m": sizes(stats),
+        "tracks": tracks(stats),
+        "maps": maps(stats),
+        "map features": map_features(stats),
+        "dead letters": dead_letters(stats),
+    }
+    return {
+        **{name: rows for name, rows in result.items() if rows},
+        "windows": stats.windows,
+        "logs": sum(s.logs for s in stats.sources),
+        "agents": sum(s.agents for s in stats.sources),
+        "sources": stats.ingested["sources"],
+        "MB of windows": stats.size_bytes / 1e6,
+        "bytes per window": stats.size_bytes / stats.windows if stats.windows else None,
+    }
+
+
+def datasets(stats: Stats) -> list[dict[str, Any]]:
+    """One row per data set and licence."""
+    rows = []
+    for dataset, license in sorted({(s.dataset, s.license) for s in stats.sources}):
+        of = [s for s in stats.sources if (s.dataset, s.license) == (dataset, license)]
+        windows = sum(s.windows for s in of)
+        rows.append(
+            {
+                "dataset": dataset,
+                "license": license,
+                "regions": len({s.region for s in of}),
+                "logs": sum(s.logs for s in of),
+                "windows": windows,
+                "train": sum(s.windows for s in of if s.split == "train"),
+                "val": sum(s.windows for s in of if s.split == "val"),
+                "agents": sum(s.agents for s in of),
+                "around the AV": sum(s.around_recorder for s in of) / windows,
+                "with signals": sum(s.with_signals for s in of) / windows,
+            }
+        )
+    return rows
+
+
+def regions(stats: Stats) -> list[dict[str, Any]]:
+    """One row per data set and region, those with most windows first."""
+    rows = []
+    for dataset, region in sorted({(s.dataset, s.region) for s in stats.sources}):
+        of = [s for s in stats.sources if (s.dataset, s.region) == (dataset, region)]
+        train, val = (sum(s.windows for s in of if s.split == split) for split in ("train", "val"))
+        logs = sum(s.logs for s in of)
+        rows.append({"region": region, "dataset": dataset, "logs": logs, "train": train, "val": val})
+    return sorted(rows, key=lambda r: -r["train"] - r["val"])
+
+
+def agents_per_window(stats: Stats) -> list[dict[str, Any]]:
+    """One row per data set: quantiles of the number of agents."""
+    shares = {"least": 0.0, "5 %": 0.05, "25 %": 0.25, "median": 0.5, "75 %": 0.75, "95 %": 0.95, "most": 1.0}
+    return [
+        {"dataset": name, **{title: h.quantile(share) for title, share in shares.items()}}
+        for name, h in stats.agents_per_window.items()
+    ]
+
+
+def kinds(stats: Stats) -> list[dict[str, Any]]:
+    """One row per kind of agent: how many, and the share that stands."""
+    total = sum(h.total for h in stats.seen.values())
+    rows = []
+    for kind in stats.kinds():
+        agents = sum(h.total for (_, k), h in stats.seen.items() if k == kind)
+        standing = stats.speed_mps[kind].share_below(STANDS_MPS) if kind in stats.speed_mps else None
+        rows.append({"kind": kind, "agents": agents, "share": agents / total, "standing": standing})
+    return rows
+
+
+def speeds(stats: Stats) -> list[dict[str, Any]]:
+    """One row per kind of agent: quantiles of the speed of those that move."""
+    shares = {"5 %": 0.05, "25 %": 0.25, "median": 0.5, "75 %": 0.75, "95 %": 0.95, "99.9 %": 0.999, "most": 1.0}
+    moving = {k: h.at_least(STANDS_MPS) for k, h in stats.speed_mps.items()}
+    return [
+        {"kind": kind, **{title: moving[kind].quantile(share) for title, share in shares.items()}}
+        for kind in stats.kinds()
+        if kind in moving
+    ]
+
+
+def sizes(stats: Stats) -> list[dict[str, Any]]:
+    """One row per kind of agent: quantiles of length and width."""
+    shares = {"5 %": 0.05, "median": 0.5, "95 %": 0.95}
+    sides = {"length": stats.length_m, "width": stats.width_m}
+    return [
+        {
+            "kind": kind,
+            **{
+                f"{side} {title}": h[kind].quantile(share)
+                for side, h in sides.items()
+                for title, share in shares.items()
+            },
+        }
+        for kind in stats.kinds()
+    ]
+
+
+def tracks(stats: Stats) -> list[dict[str, Any]]:
+    """One row per data set and kind: how much of the window's 41 steps its agents are observed."""
+    return [
+        {
+            "dataset": dataset,
+            "kind": kind,
+            "agents": (h := stats.seen[dataset, kind]).total,
+            "complete": h.counts[STEPS] / h.total,
+            "with gaps": stats.gaps[dataset, kind] / h.total,
+            "5 % steps": h.quantile(0.05),
+            "25 %": h.quantile(0.25),
+            "median": h.quantile(0.5),
+        }
+        for dataset, kind in sorted(stats.seen, key=lambda key: (key[0], KINDS.index(key[1])))
+    ]
+
+
+def maps(stats: Stats) -> list[dict[str, Any]]:
+    """One row per data set: maps, km of lanes by type, and how much of it was computed here."""
+    rows = []
+    for dataset in sorted({f.dataset for f in stats.features}):
+        of = [f for f in stats.features if f.dataset == dataset]
+        lanes = [f for f in of if f.kind == "lane_centerline"]
+        n_lanes = max(sum(f.count for f in lanes), 1)
+        length = {t: sum(f.length_m for f in lanes if f.lane_type == t) for t in LANE_TYPES}
+        rows.append(
+            {
+                "dataset": dataset or "(no window)",
+                "maps": len({f.map_id for f in of}),
+                **{f"km {t}": round(m / 1000, 3) for t, m in length.items()},
+                "with limit": sum(f.limited for f in lanes) / n_lanes,
+                "computed": sum(f.count for f in lanes if f.links_derived) / n_lanes,
+            }
+        )
+    return rows
+
+
+def map_features(stats: Stats) -> list[dict[str, Any]]:
+    """One row per data set and kind of map feature: how many, and which share was computed here."""
+    rows = []
+    for dataset, kind in sorted({(f.dataset, f.kind) for f in stats.features}):
+        of = [f for f in stats.features if (f.dataset, f.kind) == (dataset, kind)]
+        count = sum(f.count for f in of)
+        rows.append(
+            {
+                "dataset": dataset or "(no window)",
+                "kind": kind,
+                "features": count,
+                "computed": sum(f.count for f in of if f.derived) / count,
+            }
+        )
+    return rows
+
+
+def dead_letters(stats: Stats) -> list[dict[str, Any]]:
+    """One row per stage and reason, the most frequent first."""
+    return [
+        {"stage": d.stage, "reason": d.reason, "letters": d.count, "sources": d.sources, "example": d.example}
+        for d in stats.dead_letters
+    ]
+
+
+def as_text(rows: Sequence[dict[str, Any]]) -> list[dict[str, str]]:
+    """Rows for people: shares as percent, thousands set apart."""
+    return [{name: _cell(name, value) for name, value in row.items()} for row in rows]
+
+
+def _cell(name: str, value: Any) -> str:
+    if value is None:
+        return "-"
+    if name in SHARES:
+        return f"{100 * value:.1f} %" if value >= 0.0005 or value == 0 else "< 0.1 %"
+    if isinstance(value, float):
+        return f"{value:,.0f}" if value >= 1000 or value == int(value) else f"{value:.3g}"
+    return f"{value:,}" if isinstance(value, int) else str(value)
