@@ -64,8 +64,11 @@ def _head(of: Stats) -> Iterator[str]:
         "Windows of driving logs: 100 m x 100 m around one vehicle, from 2 s before to 2 s after t0 at 10 Hz, with "
         "map, agents and signals. Tables of Parquet objects; their fields: docs/tables.md of sdiff."
     )
-    logs = sum(s.logs for s in of.sources)
-    yield from ("", f"{of.windows:,} windows of {logs:,} logs, with {sum(s.agents for s in of.sources):,} agents.", "")
+    yield from (
+        "",
+        f"{of.windows:,} windows of {of.logs:,} logs, with {sum(s.agents for s in of.sources):,} agents.",
+        "",
+    )
     yield from _section("Sources", stats.datasets(of))
 
 

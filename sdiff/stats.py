@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import duckdb
 
@@ -18,6 +18,8 @@ from sdiff.ingestion import DONE
 from sdiff.logs.driving_log import LANE_TYPES
 from sdiff.scene import STEPS_FUTURE, STEPS_PAST
 
+TABLES = ("windows", "agent_tokens", "maps", "dead_letters")
+"""What is counted; any of them may be missing."""
 STEPS = STEPS_PAST + 1 + STEPS_FUTURE
 STANDS_MPS = 0.5
 """An agent slower than this stands."""
@@ -27,32 +29,28 @@ AT_ONCE = 16
 """Markers that are read side by side."""
 
 _SOURCES = """
-    SELECT dataset, license, region, split, count(*), count(DISTINCT log_id), sum(n_agents)::BIGINT,
-        count_if(ego_is_recorder), count_if(len(lights.feature_id) > 0), list(DISTINCT map_id ORDER BY map_id)
-    FROM windows GROUP BY ALL ORDER BY ALL"""
-_AGENTS_PER_WINDOW = "SELECT dataset, n_agents, count(*) FROM windows GROUP BY ALL ORDER BY ALL"
+    SELECT dataset, license, region, split, log_id, map_id, count(*), sum(n_agents)::BIGINT, count_if(ego_is_recorder),
+        count_if(len(lights.feature_id) > 0)
+    FROM windows GROUP BY ALL"""
+_AGENTS_PER_WINDOW = "SELECT dataset, n_agents, count(*) FROM windows GROUP BY ALL"
 _TRACKS = """
     SELECT dataset, kind, list_count(list_filter(valid, lambda v: v)) AS seen,
         len(valid) + 2 - list_position(list_reverse(valid), true) - list_position(valid, true) - seen > 0 AS gaps,
         count(*)
-    FROM (SELECT dataset, unnest(agents.kind) AS kind, unnest(agents.valid) AS valid FROM windows)
-    GROUP BY ALL ORDER BY ALL"""
+    FROM (SELECT dataset, unnest(agents.kind) AS kind, unnest(agents.valid) AS valid FROM windows) GROUP BY ALL"""
 _SPEEDS = """
-    SELECT kind, floor(speed_mps * 100)::INT, count(*) FROM agent_tokens WHERE speed_mps IS NOT NULL
-    GROUP BY ALL ORDER BY ALL"""
+    SELECT kind, floor(speed_mps * 100)::INT, count(*) FROM agent_tokens WHERE speed_mps IS NOT NULL GROUP BY ALL"""
 _SIZES = """
     SELECT kind, round(m * 100)::INT, count(*)
-    FROM (SELECT unnest(agents.kind) AS kind, unnest(agents.{side}) AS m FROM windows) GROUP BY ALL ORDER BY ALL"""
+    FROM (SELECT unnest(agents.kind) AS kind, unnest(agents.{side}) AS m FROM windows) GROUP BY ALL"""
 _MAPS = """
     SELECT map_id, kind, lane_type, derived, links_derived, count(*), count_if(speed_limit_mps IS NOT NULL),
         sum(round(1000 * list_sum(list_transform(range(2, len(x_m) + 1),
             lambda i: sqrt((x_m[i] - x_m[i - 1]) ** 2 + (y_m[i] - y_m[i - 1]) ** 2))))::BIGINT)::BIGINT
-    FROM maps GROUP BY ALL ORDER BY ALL"""
+    FROM maps GROUP BY ALL"""
 _DEAD_LETTERS = """
-    SELECT stage, regexp_replace(regexp_replace(why, '( /[^ ;]*)+', ' /...', 'g'), '[0-9]+', '#', 'g') AS alike,
-        count(*), count(DISTINCT source), min(source)
-    FROM (SELECT *, replace(reason, source, 'source') AS why FROM dead_letters)
-    GROUP BY ALL ORDER BY count(*) DESC, stage, alike"""
+    SELECT stage, regexp_replace(regexp_replace(why, '( /[^ ;]*)+', ' /...', 'g'), '[0-9]+', '#', 'g'), source, count(*)
+    FROM (SELECT *, replace(reason, source, 'source') AS why FROM dead_letters) GROUP BY ALL"""
 
 
 @dataclass
@@ -87,34 +85,35 @@ class Histogram:
         return Histogram(self.step, Counter({key: n for key, n in self.counts.items() if key >= least}))
 
 
-class Source(NamedTuple):
-    """Windows of one data set, licence, region and split."""
+@dataclass
+class Source:
+    """Windows of one data set, licence, region and split. logs, maps: their ids."""
 
     dataset: str
     license: str
     region: str
     split: str
-    windows: int
-    logs: int
-    agents: int
-    around_recorder: int
-    with_signals: int
-    maps: frozenset[str]
+    windows: int = 0
+    agents: int = 0
+    around_recorder: int = 0
+    with_signals: int = 0
+    logs: set[str] = field(default_factory=set)
+    maps: set[str] = field(default_factory=set)
 
 
-@dataclass(frozen=True)
+@dataclass
 class Features:
-    """Map features alike. dataset: whose windows show the map, empty where none does. limited: with a speed limit."""
+    """Map features alike. dataset: whose windows show the maps, empty where none does. limited: with a speed limit."""
 
     dataset: str
-    map_id: str
     kind: str
     lane_type: str
     derived: bool
     links_derived: bool
-    count: int
-    limited: int
-    length_m: float
+    count: int = 0
+    limited: int = 0
+    length_mm: int = 0
+    maps: set[str] = field(default_factory=set)
 
 
 @dataclass(frozen=True)
@@ -155,6 +154,11 @@ class Stats:
         """How many windows."""
         return sum(s.windows for s in self.sources)
 
+    @property
+    def logs(self) -> int:
+        """How many logs have windows."""
+        return sum(len(s.logs) for s in self.sources)
+
     def kinds(self) -> list[str]:
         """Kinds of agents that there are, in the order of KINDS."""
         return [k for k in KINDS if any(kind == k for _, kind in self.seen)]
@@ -166,55 +170,82 @@ def read(data_uri: str) -> Stats:
     Raises query.QueryError where there is no table, storage.StorageError where one cannot be read.
     """
     parent = query.parent_uri(data_uri)
-    with query.connect(data_uri) as con:
-        there = query.views(con)
-
-        def rows(sql: str, table: str) -> list[tuple[Any, ...]]:
-            return con.execute(sql).fetchall() if table in there else []
-
-        try:
-            sources = [Source._make([*row[:9], frozenset(row[9])]) for row in rows(_SOURCES, "windows")]
-            tracks = rows(_TRACKS, "windows")
-            seen: dict[tuple[str, str], Histogram] = {}
-            gaps: Counter[tuple[str, str]] = Counter()
-            for dataset, kind, steps, has_gap, n in tracks:
+    if not any(storage.objects(storage.join(parent, table)) for table in TABLES):
+        raise query.no_table(data_uri, TABLES)
+    sources: dict[tuple[str, ...], Source] = {}
+    agents_per_window: dict[str, Histogram] = {}
+    seen: dict[tuple[str, str], Histogram] = {}
+    gaps: Counter[tuple[str, str]] = Counter()
+    speed_mps: dict[str, Histogram] = {}
+    length_m: dict[str, Histogram] = {}
+    width_m: dict[str, Histogram] = {}
+    try:
+        for con in query.parts(data_uri, "windows"):
+            _add_sources(sources, con)
+            _add(agents_per_window, con, _AGENTS_PER_WINDOW, 1.0)
+            _add(length_m, con, _SIZES.format(side="length_m"), 0.01)
+            _add(width_m, con, _SIZES.format(side="width_m"), 0.01)
+            for dataset, kind, steps, has_gap, n in con.execute(_TRACKS).fetchall():
                 seen.setdefault((dataset, kind), Histogram()).counts[steps] += n
                 gaps[dataset, kind] += n * has_gap
-            return Stats(
-                sources=sources,
-                agents_per_window=_histograms(rows(_AGENTS_PER_WINDOW, "windows"), 1.0),
-                seen=seen,
-                gaps=gaps,
-                speed_mps=_histograms(rows(_SPEEDS, "agent_tokens"), 0.01),
-                length_m=_histograms(rows(_SIZES.format(side="length_m"), "windows"), 0.01),
-                width_m=_histograms(rows(_SIZES.format(side="width_m"), "windows"), 0.01),
-                features=_features(rows(_MAPS, "maps"), sources),
-                dead_letters=[
-                    DeadLetters(stage, reason, n, files, _tail(example))
-                    for stage, reason, n, files, example in rows(_DEAD_LETTERS, "dead_letters")
-                ],
-                size_bytes=storage.total_size(storage.join(parent, "windows")),
-                **_ingested(parent),
-            )
-        except duckdb.Error as error:
-            raise storage.StorageError(f"cannot read the tables at {data_uri}: {error}; try sdiff verify") from error
+        for con in query.parts(data_uri, "agent_tokens"):
+            _add(speed_mps, con, _SPEEDS, 0.01)
+        ranked = [sources[key] for key in sorted(sources)]
+        return Stats(
+            sources=ranked,
+            agents_per_window=dict(sorted(agents_per_window.items())),
+            seen=seen,
+            gaps=gaps,
+            speed_mps=speed_mps,
+            length_m=length_m,
+            width_m=width_m,
+            features=_features(data_uri, ranked),
+            dead_letters=_dead_letters(data_uri),
+            size_bytes=storage.total_size(storage.join(parent, "windows")),
+            **_ingested(parent),
+        )
+    except duckdb.Error as error:
+        raise storage.StorageError(f"cannot read the tables at {data_uri}: {error}; try sdiff verify") from error
 
 
-def _histograms(rows: Sequence[tuple[Any, ...]], step: float) -> dict[str, Histogram]:
-    found: dict[str, Histogram] = {}
-    for name, key, n in rows:
-        found.setdefault(name, Histogram(step)).counts[key] += n
-    return found
+def _add(to: dict[str, Histogram], con: duckdb.DuckDBPyConnection, sql: str, step: float) -> None:
+    for name, key, n in con.execute(sql).fetchall():
+        to.setdefault(name, Histogram(step)).counts[key] += n
 
 
-def _features(rows: Sequence[tuple[Any, ...]], sources: Sequence[Source]) -> list[Features]:
+def _add_sources(to: dict[tuple[str, ...], Source], con: duckdb.DuckDBPyConnection) -> None:
+    for *key, log_id, map_id, windows, agents, around_recorder, with_signals in con.execute(_SOURCES).fetchall():
+        source = to.setdefault(tuple(key), Source(*key))
+        source.windows += windows
+        source.agents += agents
+        source.around_recorder += around_recorder
+        source.with_signals += with_signals
+        source.logs.add(log_id)
+        source.maps.add(map_id)
+
+
+def _features(data_uri: str, sources: Sequence[Source]) -> list[Features]:
     """Maps are shared between windows; each counts once, with the first data set that shows it."""
     owner = {m: s.dataset for s in reversed(sources) for m in s.maps}
-    found = [
-        Features(owner.get(map_id, ""), map_id, kind, lane_type or "", derived, linked, n, limited, (mm or 0) / 1000)
-        for map_id, kind, lane_type, derived, linked, n, limited, mm in rows
-    ]
-    return sorted(found, key=lambda f: (f.dataset, f.map_id, f.kind, f.lane_type, f.derived, f.links_derived))
+    found: dict[tuple[Any, ...], Features] = {}
+    for con in query.parts(data_uri, "maps"):
+        for map_id, kind, lane_type, derived, linked, n, limited, mm in con.execute(_MAPS).fetchall():
+            key = (owner.get(map_id, ""), kind, lane_type or "", derived, linked)
+            alike = found.setdefault(key, Features(*key))
+            alike.count += n
+            alike.limited += limited
+            alike.length_mm += mm or 0
+            alike.maps.add(map_id)
+    return [found[key] for key in sorted(found)]
+
+
+def _dead_letters(data_uri: str) -> list[DeadLetters]:
+    found: dict[tuple[str, str], Counter[str]] = {}
+    for con in query.parts(data_uri, "dead_letters"):
+        for stage, alike, source, n in con.execute(_DEAD_LETTERS).fetchall():
+            found.setdefault((stage, alike), Counter())[source] += n
+    ranked = sorted(found.items(), key=lambda item: (-item[1].total(), item[0]))
+    return [DeadLetters(*reason, by.total(), len(by), _tail(min(by))) for reason, by in ranked]
 
 
 def _ingested(parent: str) -> dict[str, Any]:
@@ -249,7 +280,7 @@ def as_result(stats: Stats) -> dict[str, Any]:
     return {
         **{name: rows for name, rows in result.items() if rows},
         "windows": stats.windows,
-        "logs": sum(s.logs for s in stats.sources),
+        "logs": stats.logs,
         "agents": sum(s.agents for s in stats.sources),
         "sources": stats.ingested["sources"],
         "MB of windows": stats.size_bytes / 1e6,
@@ -268,7 +299,7 @@ def datasets(stats: Stats) -> list[dict[str, Any]]:
                 "dataset": dataset,
                 "license": license,
                 "regions": len({s.region for s in of}),
-                "logs": sum(s.logs for s in of),
+                "logs": sum(len(s.logs) for s in of),
                 "windows": windows,
                 "train": sum(s.windows for s in of if s.split == "train"),
                 "val": sum(s.windows for s in of if s.split == "val"),
@@ -286,7 +317,7 @@ def regions(stats: Stats) -> list[dict[str, Any]]:
     for dataset, region in sorted({(s.dataset, s.region) for s in stats.sources}):
         of = [s for s in stats.sources if (s.dataset, s.region) == (dataset, region)]
         train, val = (sum(s.windows for s in of if s.split == split) for split in ("train", "val"))
-        logs = sum(s.logs for s in of)
+        logs = sum(len(s.logs) for s in of)
         rows.append({"region": region, "dataset": dataset, "logs": logs, "train": train, "val": val})
     return sorted(rows, key=lambda r: -r["train"] - r["val"])
 
@@ -363,12 +394,12 @@ def maps(stats: Stats) -> list[dict[str, Any]]:
         of = [f for f in stats.features if f.dataset == dataset]
         lanes = [f for f in of if f.kind == "lane_centerline"]
         n_lanes = max(sum(f.count for f in lanes), 1)
-        length = {t: sum(f.length_m for f in lanes if f.lane_type == t) for t in LANE_TYPES}
+        length = {t: sum(f.length_mm for f in lanes if f.lane_type == t) for t in LANE_TYPES}
         rows.append(
             {
                 "dataset": dataset or "(no window)",
-                "maps": len({f.map_id for f in of}),
-                **{f"km {t}": round(m / 1000, 3) for t, m in length.items()},
+                "maps": len(set().union(*(f.maps for f in of))),
+                **{f"km {t}": mm / 1e6 for t, mm in length.items()},
                 "with limit": sum(f.limited for f in lanes) / n_lanes,
                 "computed": sum(f.count for f in lanes if f.links_derived) / n_lanes,
             }

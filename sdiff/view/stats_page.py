@@ -30,9 +30,9 @@ def page(counted: Stats) -> Image.Image:
     head, rows = 70, -(-len(panels) // 2)
     below = head + rows * (height + MARGIN_PX)
     paper = Image.new("RGB", (2 * width + 3 * MARGIN_PX, below + (wide.height if wide else 0)), (255, 255, 255))
-    logs, agents = sum(s.logs for s in counted.sources), sum(s.agents for s in counted.sources)
+    agents = sum(s.agents for s in counted.sources)
     datasets = ", ".join(sorted({s.dataset for s in counted.sources}))
-    headline = f"{counted.windows:,} windows of {logs:,} logs, {agents:,} agents: {datasets}"
+    headline = f"{counted.windows:,} windows of {counted.logs:,} logs, {agents:,} agents: {datasets}"
     headline = canvas.fitted(headline, paper.width - 3 * MARGIN_PX, 26)
     ImageDraw.Draw(paper).text((1.6 * MARGIN_PX, MARGIN_PX), headline, font=canvas.font(26), fill=canvas.INK)
     for i, panel in enumerate(panels):
