@@ -130,7 +130,7 @@ def test_an_animation_has_a_frame_per_step_even_when_nobody_moves(encode):
 
 def test_a_sheet_has_room_for_every_picture_and_its_caption():
     pictures = [Image.new("RGB", (320, 320), (0, 0, 250)) for _ in range(5)]
-    page = sheet.contact_sheet(pictures, [f"scene {i}" for i in range(5)], columns=3, header="five", legend=False)
+    page = sheet.contact_sheet(pictures, [f"scene {i}" for i in range(5)], columns=3, header="five", legend=())
     assert page.width == 3 * 320 + 4 * sheet.GAP_PX
     assert page.height > 2 * (320 + sheet.GAP_PX)
     assert len(where(page, (0, 0, 250), 0)) == 5 * 320 * 320
