@@ -108,7 +108,7 @@ def say(line: str) -> None:
 def _tables(result: Result) -> "RenderableType":
     """A result for people: a table for each value that holds rows, then the plain values together."""
     from rich.console import Group
-    from rich.table import Table
+    from rich.table import Column, Table
 
     plain = Table("", "", show_header=False, box=None)
     tables = []
@@ -118,7 +118,7 @@ def _tables(result: Result) -> "RenderableType":
             plain.add_row(str(name), _cell(value))
             continue
         columns = list(dict.fromkeys(key for row in rows for key in row))
-        table = Table(*columns, title=str(name), title_justify="left")
+        table = Table(*(Column(c, overflow="fold") for c in columns), title=str(name), title_justify="left")
         for row in rows:
             table.add_row(*(_cell(row.get(c)) for c in columns))
         tables.append(table)

@@ -77,8 +77,10 @@ def _licences(of: Stats) -> Iterator[str]:
         return
     yield from ("## What the licences ask for", "")
     for license in sorted({s.license for s in of.sources}):
+        rows = [row for row in stats.licenses(of) if row["license"] == license]
+        whose = ", ".join(f"{row['windows']:,} windows of {row['dataset']}" for row in rows)
         terms = next((t for start, t in TERMS.items() if license.startswith(start)), TERMS["unknown"])
-        yield f"- **{license}**: {terms}"
+        yield f"- **{license}** ({whose}): {terms}"
     yield from ("", "What is generated at a place of a log is derived from that log.", "")
 
 

@@ -267,6 +267,7 @@ def as_result(stats: Stats) -> dict[str, Any]:
     """The counts as rows of plain values, a list per question."""
     result: dict[str, Any] = {
         "datasets": datasets(stats),
+        "licenses": licenses(stats),
         "regions": regions(stats),
         "agents per window": agents_per_window(stats),
         "kinds": kinds(stats),
@@ -289,15 +290,14 @@ def as_result(stats: Stats) -> dict[str, Any]:
 
 
 def datasets(stats: Stats) -> list[dict[str, Any]]:
-    """One row per data set and licence."""
+    """One row per data set."""
     rows = []
-    for dataset, license in sorted({(s.dataset, s.license) for s in stats.sources}):
-        of = [s for s in stats.sources if (s.dataset, s.license) == (dataset, license)]
+    for dataset in sorted({s.dataset for s in stats.sources}):
+        of = [s for s in stats.sources if s.dataset == dataset]
         windows = sum(s.windows for s in of)
         rows.append(
             {
                 "dataset": dataset,
-                "license": license,
                 "regions": len({s.region for s in of}),
                 "logs": sum(len(s.logs) for s in of),
                 "windows": windows,
@@ -309,6 +309,14 @@ def datasets(stats: Stats) -> list[dict[str, Any]]:
             }
         )
     return rows
+
+
+def licenses(stats: Stats) -> list[dict[str, Any]]:
+    """One row per data set and licence."""
+    windows: Counter[tuple[str, str]] = Counter()
+    for s in stats.sources:
+        windows[s.dataset, s.license] += s.windows
+    return [{"dataset": d, "license": license, "windows": n} for (d, license), n in sorted(windows.items())]
 
 
 def regions(stats: Stats) -> list[dict[str, Any]]:
