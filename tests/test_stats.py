@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+from object_store import ObjectStore
 from PIL import Image
 from synthetic import driving_log
 from test_cli import sdiff
@@ -147,6 +148,26 @@ def test_the_card_says_where_windows_are_from_what_is_forbidden_and_what_failed(
     ):
         assert text in card
     assert data_card.text(stats.read("memory://stats-card")) == card, "the card itself changes nothing"
+
+
+def test_tables_on_s3_have_the_card_that_they_have_on_disk(s3: ObjectStore, tmp_path: Path) -> None:
+    places = (s3.make_bucket("stats"), str(tmp_path))
+    for uri in places:
+        write_tables(uri)
+        data_card.write(uri, stats.read(uri))
+    on_s3, on_disk = (storage.read_bytes(f"{uri}/{data_card.NAME}") for uri in places)
+    assert on_s3 == on_disk
+
+
+def test_a_table_is_counted_alike_in_one_part_and_in_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    write_tables("memory://stats-parts")
+    for table in ("windows", "agent_tokens", "maps", "dead_letters"):
+        data = storage.read_bytes(f"memory://stats-parts/{table}/one.parquet")
+        storage.write_bytes(f"memory://stats-parts/{table}/two.parquet", data)
+    whole = stats.as_result(stats.read("memory://stats-parts"))
+    monkeypatch.setattr(query, "OBJECTS_AT_ONCE", 1)
+    assert stats.as_result(stats.read("memory://stats-parts")) == whole
+    assert (whole["windows"], whole["logs"], whole["maps"][0]["maps"]) == (6, 3, 1)
 
 
 def test_tables_without_windows_have_a_card_of_what_failed() -> None:
