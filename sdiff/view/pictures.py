@@ -223,7 +223,7 @@ def _window_column(windows: str | None, column: str, window_ids: list[str]) -> d
 
 
 def _caption(row: dict[str, Any]) -> str:
-    agents = f"{row['n_agents']} agents"
+    agents = f"{row['n_agents']} agent{'' if row['n_agents'] == 1 else 's'}"
     if "directive" not in row:
         return f"{row['region']} · {agents}\n{row['dataset']} · {'AV' if row['ego_is_recorder'] else 'stand-in'}"
     facts = [agents]
