@@ -37,11 +37,11 @@ def connect(data_uri: str) -> duckdb.DuckDBPyConnection:
     Views: windows, agent_tokens, maps, scenarios, jobs, dead_letters; `agents` (one row per agent of a scenario at t0)
     and `window_agents` (the same of a window). Raises QueryError where there is no table at all.
     """
-    con, parent = _connection(), parent_uri(data_uri)
-    fs = storage.snapshot(parent, schemas.TABLES)
+    parent = parent_uri(data_uri)
+    con = _connection(storage.snapshot(parent, schemas.TABLES))
     for name in schemas.TABLES:
         if found := storage.objects(storage.join(parent, name)):
-            _add_view(con, name, found, fs)
+            _add_view(con, name, found)
     for view, table in UNNESTED.items():
         if table in views(con):
             brief = "agents_t0" in con.table(table).columns
@@ -66,24 +66,24 @@ def parts(data_uri: str, table: str) -> Iterator[duckdb.DuckDBPyConnection]:
     fs = storage.snapshot(parent, [table])
     found = storage.objects(storage.join(parent, table))
     for i in range(0, len(found), OBJECTS_AT_ONCE):
-        with _connection() as con:
-            _add_view(con, table, found[i : i + OBJECTS_AT_ONCE], fs)
+        with _connection(fs) as con:
+            _add_view(con, table, found[i : i + OBJECTS_AT_ONCE])
             yield con
 
 
-def _connection() -> duckdb.DuckDBPyConnection:
+def _connection(fs: Any) -> duckdb.DuckDBPyConnection:
+    """A connection that reads what lies on the filesystem `fs`."""
     con = duckdb.connect()
     con.execute("SET enable_progress_bar = false")
     con.execute("SET parquet_metadata_cache = true")
+    if not storage.is_local(fs):
+        con.register_filesystem(fs)
     return con
 
 
-def _add_view(con: duckdb.DuckDBPyConnection, name: str, objects: list[str], fs: Any) -> None:
-    """A view of Parquet objects. fs: the filesystem that they lie on."""
-    local = storage.is_local(fs)
-    if not local:
-        con.register_filesystem(fs)
-    files = [storage.filesystem(f)[1] if local else f for f in objects]
+def _add_view(con: duckdb.DuckDBPyConnection, name: str, objects: list[str]) -> None:
+    fs, _ = storage.filesystem(objects[0])
+    files = [storage.filesystem(f)[1] for f in objects] if storage.is_local(fs) else objects
     con.read_parquet(files, union_by_name=True).create_view(name)
 
 

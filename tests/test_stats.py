@@ -17,7 +17,9 @@ from test_query import agents_of, window_rows
 from test_view import map_rows
 
 import schemas
-from sdiff import data_card, query, stats, storage, tables
+from sdiff import data_card, logs, query, stats, storage, tables
+from sdiff.logs.scenarionet import LICENSES
+from sdiff.simulate.regions import REGIONS
 from sdiff.stats import Histogram
 from sdiff.verify import verify
 from sdiff.view import plots, stats_page
@@ -148,6 +150,16 @@ def test_the_card_says_where_windows_are_from_what_is_forbidden_and_what_failed(
     ):
         assert text in card
     assert data_card.text(stats.read("memory://stats-card")) == card, "the card itself changes nothing"
+
+
+def test_the_card_knows_the_limits_of_every_format_and_the_terms_of_every_licence() -> None:
+    assert set(data_card.LIMITS) == set(logs.FORMATS)
+    readers = [logs.reader(name) for name in logs.FORMATS]
+    known = {r.LICENSE for r in readers if hasattr(r, "LICENSE")} | set(LICENSES.values())
+    known |= {region.license for region in REGIONS}
+    assert len(known) >= 4
+    for license in known:
+        assert any(license.startswith(start) for start in data_card.TERMS), license
 
 
 def test_tables_on_s3_have_the_card_that_they_have_on_disk(s3: ObjectStore, tmp_path: Path) -> None:
