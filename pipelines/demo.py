@@ -14,7 +14,7 @@ from typing import Any
 
 import sdiff
 from pipelines import evaluate, generate, ingest, train
-from sdiff import query, storage, view
+from sdiff import data_card, query, stats, storage, view
 from sdiff.simulate import simulate
 
 EXAMPLES = Path(sdiff.__file__).parent.parent / "examples"
@@ -55,6 +55,7 @@ def run(output: str, report: Callable[[str], None]) -> dict[str, Any]:
     say("ingest", f"windows of 100 m x 100 m around moving vehicles, to {tables}")
     windows = ingest.run("sumo", raw, tables, workers=WORKERS)
     report(f"{windows['windows']} windows of {windows['logs']} logs, {windows['bytes_per_window'] / 1000:.1f} KB each")
+    report(f"what they hold: {data_card.write(tables, stats.read(tables))}")
 
     with _ray():
         for stage in train.STAGES:

@@ -108,7 +108,7 @@ def say(line: str) -> None:
 def _tables(result: Result) -> "RenderableType":
     """A result for people: a table for each value that holds rows, then the plain values together."""
     from rich.console import Group
-    from rich.table import Table
+    from rich.table import Column, Table
 
     plain = Table("", "", show_header=False, box=None)
     tables = []
@@ -118,7 +118,7 @@ def _tables(result: Result) -> "RenderableType":
             plain.add_row(str(name), _cell(value))
             continue
         columns = list(dict.fromkeys(key for row in rows for key in row))
-        table = Table(*columns, title=str(name), title_justify="left")
+        table = Table(*(Column(c, overflow="fold") for c in columns), title=str(name), title_justify="left")
         for row in rows:
             table.add_row(*(_cell(row.get(c)) for c in columns))
         tables.append(table)
@@ -219,25 +219,55 @@ def ingest(
 ) -> Result:
     """Cut raw driving logs into windows.
 
-    Writes the tables windows, agent_tokens, maps and dead_letters.
+    Writes the tables windows, agent_tokens, maps and dead_letters, and the data card of all that they hold then.
     """
     from sdiff.logs import FORMATS
 
     if format not in FORMATS:
         raise typer.BadParameter(f"unknown format {format!r}; the known ones are {', '.join(sorted(FORMATS))}")
     from pipelines import ingest
+    from sdiff import data_card, stats
 
-    return ingest.run(
-        format,
-        input,
-        output,
-        stride_s=stride_s,
-        stand_ins=stand_ins,
-        val_share=val_share,
-        workers=workers,
-        max_bad_share=max_bad_share,
-        beam_args=tuple(runner_options or ()),
-    )
+    try:
+        report = ingest.run(
+            format,
+            input,
+            output,
+            stride_s=stride_s,
+            stand_ins=stand_ins,
+            val_share=val_share,
+            workers=workers,
+            max_bad_share=max_bad_share,
+            beam_args=tuple(runner_options or ()),
+        )
+    except ingest.IngestFailed:  # what is there is whole, and its card says why the rest is missing
+        data_card.write(output, stats.read(output))
+        raise
+    return {**report, "card": data_card.write(output, stats.read(output))}
+
+
+@command
+def stats(
+    data: Annotated[str, typer.Option(metavar="URI", help="Parent of the tables.")],
+    output: Annotated[
+        str | None, typer.Option(metavar="DIR", help="Folder for charts and data card; that of --data renews its card.")
+    ] = None,
+) -> Shown:
+    """Count what tables of windows hold.
+
+    Agents, kinds, speeds, sizes, regions, tracks, maps, licences; what could not be used, and why.
+    """
+    from sdiff import stats
+
+    counted = stats.read(data)
+    result = stats.as_result(counted)
+    if output is not None:
+        from sdiff import data_card, storage
+        from sdiff.view import draw, stats_page
+
+        result = {**result, "card": data_card.write(output, counted), "charts": storage.join(output, "stats.png")}
+        storage.write_bytes(result["charts"], draw.encode_png(stats_page.page(counted)))
+    return Shown(result, _tables({k: stats.as_text(v) if isinstance(v, list) else v for k, v in result.items()}))
 
 
 @command

@@ -1,5 +1,6 @@
 """SQL over the tables, wherever they lie: DuckDB views over their Parquet objects."""
 
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import duckdb
@@ -19,6 +20,9 @@ UNNESTED = {"agents": "scenarios", "window_agents": "windows"}
 """Views with one row per agent observed at t0, and the tables they come from."""
 
 
+OBJECTS_AT_ONCE = 256
+"""Objects in a part of a table."""
+
 WIDE = 10
 """A result with more columns than this does not fit a terminal side by side."""
 
@@ -33,31 +37,60 @@ def connect(data_uri: str) -> duckdb.DuckDBPyConnection:
     Views: windows, agent_tokens, maps, scenarios, jobs, dead_letters; `agents` (one row per agent of a scenario at t0)
     and `window_agents` (the same of a window). Raises QueryError where there is no table at all.
     """
-    con = duckdb.connect()
-    con.execute("SET enable_progress_bar = false")
-    con.execute("SET parquet_metadata_cache = true")
-    parent, last = data_uri.rstrip("/"), data_uri.rstrip("/").rsplit("/", 1)[-1]
-    if last in schemas.TABLES and storage.objects(parent):
-        parent = parent.rsplit("/", 1)[0]
-    fs = storage.snapshot(parent, schemas.TABLES)
-    local = storage.is_local(fs)
-    if not local:
-        con.register_filesystem(fs)
+    parent = parent_uri(data_uri)
+    con = _connection(storage.snapshot(parent, schemas.TABLES))
     for name in schemas.TABLES:
-        found = storage.objects(storage.join(parent, name))
-        if found:
-            files = [storage.filesystem(f)[1] if local else f for f in found]
-            con.read_parquet(files, union_by_name=True).create_view(name)
+        if found := storage.objects(storage.join(parent, name)):
+            _add_view(con, name, found)
     for view, table in UNNESTED.items():
         if table in views(con):
             brief = "agents_t0" in con.table(table).columns
             con.execute(f"CREATE VIEW {view} AS {_unnested(table, brief)}")
     if not views(con):
-        raise QueryError(
-            f"no table at {data_uri}; expected a folder that holds one of {', '.join(schemas.TABLES)}, "
-            "each a folder of .parquet objects"
-        )
+        raise no_table(data_uri, schemas.TABLES)
     return con
+
+
+def no_table(data_uri: str, names: Sequence[str]) -> QueryError:
+    """What to raise where none of the tables `names` is there."""
+    expected = f"a folder that holds one of {', '.join(names)}, each a folder of .parquet objects"
+    return QueryError(f"no table at {data_uri}; expected {expected}")
+
+
+def parts(data_uri: str, table: str) -> Iterator[duckdb.DuckDBPyConnection]:
+    """Connections in which the view `table` is one part after the other of the table at `data_uri`; none: no table.
+
+    What DuckDB keeps of every object that a view names, some 0.1 MB, is gone before the next part.
+    """
+    parent = parent_uri(data_uri)
+    fs = storage.snapshot(parent, [table])
+    found = storage.objects(storage.join(parent, table))
+    for i in range(0, len(found), OBJECTS_AT_ONCE):
+        with _connection(fs) as con:
+            _add_view(con, table, found[i : i + OBJECTS_AT_ONCE])
+            yield con
+
+
+def _connection(fs: Any) -> duckdb.DuckDBPyConnection:
+    """A connection that reads what lies on the filesystem `fs`."""
+    con = duckdb.connect()
+    con.execute("SET enable_progress_bar = false")
+    con.execute("SET parquet_metadata_cache = true")
+    if not storage.is_local(fs):
+        con.register_filesystem(fs)
+    return con
+
+
+def _add_view(con: duckdb.DuckDBPyConnection, name: str, objects: list[str]) -> None:
+    fs, _ = storage.filesystem(objects[0])
+    files = [storage.filesystem(f)[1] for f in objects] if storage.is_local(fs) else objects
+    con.read_parquet(files, union_by_name=True).create_view(name)
+
+
+def parent_uri(data_uri: str) -> str:
+    """The folder of tables at `data_uri`, given that folder or one of its tables."""
+    parent, last = data_uri.rstrip("/"), data_uri.rstrip("/").rsplit("/", 1)[-1]
+    return parent.rsplit("/", 1)[0] if last in schemas.TABLES and storage.objects(parent) else parent
 
 
 def run(sql: str, data_uri: str) -> pa.Table:

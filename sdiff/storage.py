@@ -113,6 +113,13 @@ def size(uri: str) -> int:
         return int(fs.size(path))
 
 
+def total_size(uri: str, suffix: str = ".parquet") -> int:
+    """Bytes of all objects under `uri` that end in `suffix`, from one listing."""
+    with _explained(uri, "read"):
+        fs, path = filesystem(uri)
+        return sum(int(about["size"]) for name, about in fs.find(path, detail=True).items() if name.endswith(suffix))
+
+
 def read_bytes(uri: str, begin: int = 0, end: int | None = None) -> bytes:
     """The whole object, or its bytes from `begin` to before `end`."""
     with _explained(uri, "read"):

@@ -14,7 +14,7 @@ import typer
 import schemas
 from sdiff import cli, tables
 
-COMMANDS = ("demo", "simulate", "ingest", "train", "generate", "evaluate", "query", "render", "export")
+COMMANDS = ("demo", "simulate", "ingest", "stats", "train", "generate", "evaluate", "query", "render", "export")
 
 
 def sdiff(*args: str) -> subprocess.CompletedProcess[str]:

@@ -13,7 +13,6 @@ from sdiff import KINDS
 from sdiff.geometry import wrap_angle
 from sdiff.logs import commonroad
 from sdiff.logs.driving_log import LANE_TYPES, LIGHT_STATES, BadRecord, DrivingLog
-from sdiff.windows import cut
 
 STEPS = 60
 
@@ -286,25 +285,6 @@ def source_states(source: str) -> dict[str, list[tuple[int, float, float, float,
             row = (int(exact["time"]), x, y, exact["orientation"], exact["velocity"])
             found.setdefault(obstacle.attrib["id"], []).append(row)
     return found
-
-
-def test_every_real_scenario_is_windows_or_says_why_not(real_data: Path) -> None:
-    sources = commonroad.find(str(real_data / "commonroad_ngsim"))
-    assert len(sources) == 95
-    without_track = too_short = windows = agents = 0
-    for source in sources:
-        try:
-            log, bad = read(source)
-        except BadRecord as error:
-            assert "no usable track" in str(error)
-            without_track += 1
-            continue
-        assert all("occupancySet" in str(b) for b in bad)
-        found = len(list(cut(log, stride_s=1.0, stand_ins=1)))
-        assert found or log.tracks.valid.sum(1).max() < 41, "only a log without 4.1 s of any track has no window"
-        too_short += not found
-        windows, agents = windows + found, agents + len(log.tracks.agent_id)
-    assert (without_track, too_short, agents) == (6, 11, 3322) and windows > 200
 
 
 def test_real_poses_equal_the_document_s(real_data: Path) -> None:

@@ -274,32 +274,6 @@ def test_the_windows_of_a_simulated_run_share_one_map(sumo_run: Path, tmp_path: 
     assert set(table["split"].to_pylist()) <= {"train", "val"}
 
 
-@pytest.mark.parametrize(
-    ("format", "folder", "sources", "without_window"),
-    [
-        ("argoverse2_motion", "argoverse2_motion", 3, 0),
-        ("gpudrive", "waymo_gpudrive_json", 61, 1),
-        ("scenarionet", "scenarionet_nuscenes", 7, 0),
-        ("scenarionet", "scenarionet_waymo", 2, 0),
-    ],
-)
-def test_all_real_logs_are_ingested(
-    real_data: Path, tmp_path: Path, format: str, folder: str, sources: int, without_window: int
-) -> None:
-    report = ingest.run(format, str(real_data / folder), str(tmp_path), stride_s=2.0, max_bad_share=0.0)
-    assert (report["sources"], report["logs"], report["bad_logs"]) == (sources, sources, 0)
-    assert sum(report["dead_letters_by_reason"].values()) == without_window
-    assert all(reason.startswith("cut: no window in") for reason in report["dead_letters_by_reason"])
-    assert report["windows"] > 2 * sources
-
-
-def test_the_real_waymo_files_are_windows_or_a_dead_letter_that_says_why(real_data: Path, tmp_path: Path) -> None:
-    report = ingest.run("waymo_motion", str(real_data / "waymo_tfrecord"), str(tmp_path), stride_s=2.0)
-    assert (report["sources"], report["logs"], report["bad_logs"]) == (2, 1, 1)
-    (reason,) = report["dead_letters_by_reason"]
-    assert reason.startswith("read: a tf.Example") and report["windows"] > 4
-
-
 def test_every_bad_log_of_a_file_of_many_counts(tmp_path: Path) -> None:
     scenarios = [waymo.scenario(id=b"a", sdc=99), waymo.scenario(id=b"b"), waymo.scenario(id=b"c", map=[])]
     waymo.write(tmp_path, *scenarios)

@@ -12,7 +12,7 @@ import schemas
 from sdiff import storage, tables, view
 from sdiff.geometry import SE2
 from sdiff.scene import MAP_CHANNELS
-from sdiff.view import canvas, draw, plots, sheet
+from sdiff.view import canvas, draw, pictures, plots, sheet
 from tests.test_query import agents_of, scenario_rows, window_rows
 
 HERE = SE2(0.0, 0.0, 0.0)
@@ -130,7 +130,7 @@ def test_an_animation_has_a_frame_per_step_even_when_nobody_moves(encode):
 
 def test_a_sheet_has_room_for_every_picture_and_its_caption():
     pictures = [Image.new("RGB", (320, 320), (0, 0, 250)) for _ in range(5)]
-    page = sheet.contact_sheet(pictures, [f"scene {i}" for i in range(5)], columns=3, header="five", legend=False)
+    page = sheet.contact_sheet(pictures, [f"scene {i}" for i in range(5)], columns=3, header="five", legend=())
     assert page.width == 3 * 320 + 4 * sheet.GAP_PX
     assert page.height > 2 * (320 + sheet.GAP_PX)
     assert len(where(page, (0, 0, 250), 0)) == 5 * 320 * 320
@@ -178,6 +178,18 @@ def test_windows_and_scenarios_together_are_set_side_by_side(data_uri, tmp_path)
     written = view.render(data_uri, data_uri, output=str(tmp_path), limit=9, size_px=160)
     assert [u.rsplit("/", 1)[-1] for u in written][-2:] == ["contact_sheet.png", "beside_logs.png"]
     assert _picture(written[-1]).width == 2 * 320 + 3 * sheet.GAP_PX
+
+
+def test_a_caption_tells_the_av_from_a_stand_in():
+    uri = "memory://view-test-captions"
+    tables.write(window_rows([agents_of(["car"])] * 2, ego_is_recorder=pa.array([True, False])), "windows", uri, "a")
+    captions = [scene.caption for scene in pictures.load("windows", None, uri)]
+    assert captions == ["x · 1 agent\nx · AV", "x · 1 agent\nx · stand-in"]
+
+
+def test_a_signal_is_seen_above_the_car_that_waits_at_it():
+    lights = draw.Signals.of({"x_m": [2.0], "y_m": [0.0], "state": [[1] * 41]})
+    assert len(where(draw.scene(None, HERE, placed(0, 0, ego=False), lights), canvas.SIGNAL[1], 4)) > 20
 
 
 def test_only_the_asked_rows_are_rendered_and_unknown_ones_named(data_uri, tmp_path):

@@ -154,13 +154,13 @@ def _frame(
     clock: bool,
 ) -> Image.Image:
     to = Canvas(size_px, ground)
-    if lights is not None:
-        _paint_signals(lights, step, to)
     # Small agents last, so that none hides under a vehicle; the directed and the AV above the others of their size.
     rank = agents.is_ego * 2 + np.isin(np.arange(len(agents)), list(orange))
     for i in np.lexsort((rank, -agents.length_m)):
         if agents.valid[i, step]:
             _paint_agent(agents, int(i), step, i in orange, to)
+    if lights is not None:  # above those who wait at them
+        _paint_signals(lights, step, to)
     picture = to.finished()
     text_px = max(round(size_px / 40), 11)
     margin = text_px * 0.8

@@ -35,7 +35,8 @@ def render_interactions(
     for kind, rows in sorted(by_kind.items()):
         drawn = [_marked(scenes[row["window_id"]], row) for row in rows]
         pictures = [scene.picture(320) for scene in drawn]
-        page = sheet.contact_sheet(pictures, [s.caption for s in drawn], header=f"{len(rows)} x {kind}")
+        captions, header = [s.caption for s in drawn], f"{len(rows)} x {kind}"
+        page = sheet.contact_sheet(pictures, captions, header=header, legend=sheet.INTERACTIONS)
         written.append(storage.join(output, f"{kind}.png"))
         storage.write_bytes(written[-1], draw.encode_png(page))
         for i, scene in enumerate(drawn if animate else []):

@@ -21,7 +21,7 @@ from sdiff.view.map_layer import MapLayer
 _log = logging.getLogger(__name__)
 ORIGIN = ["origin_x_m", "origin_y_m", "origin_heading_rad"]
 SHOWN = {
-    "windows": ["window_id", "map_id", "dataset", "region", "n_agents", *ORIGIN, "agents", "lights"],
+    "windows": ["window_id", "map_id", "dataset", "region", "ego_is_recorder", "n_agents", *ORIGIN, "agents", "lights"],
     "scenarios": [
         *("scenario_id", "window_id", "map_id", "region", "directive", "n_agents", "ego_min_ttc_s", "has_collision"),
         *(*ORIGIN, "agents", "tokens"),
@@ -111,7 +111,8 @@ def render(
     if contact:
         if header is None:
             header = f"{len(shown)} {'generated scenarios' if scenarios else 'windows of driving logs'}"
-        page = sheet.contact_sheet(small, captions, columns=column_count, header=header)
+        legend = sheet.SCENARIOS if scenarios else sheet.WINDOWS
+        page = sheet.contact_sheet(small, captions, columns=column_count, header=header, legend=legend)
         written.append(_write(storage.join(output, "contact_sheet.png"), draw.encode_png(page)))
     if contact and scenarios and windows:
         written += _beside_logs(shown, small, windows, maps, output, column_count)
@@ -222,9 +223,9 @@ def _window_column(windows: str | None, column: str, window_ids: list[str]) -> d
 
 
 def _caption(row: dict[str, Any]) -> str:
-    agents = f"{row['n_agents']} agents"
+    agents = f"{row['n_agents']} agent{'' if row['n_agents'] == 1 else 's'}"
     if "directive" not in row:
-        return f"{row['region']} · {agents}\n{row['dataset']}"
+        return f"{row['region']} · {agents}\n{row['dataset']} · {'AV' if row['ego_is_recorder'] else 'stand-in'}"
     facts = [agents]
     if row["ego_min_ttc_s"] is not None:
         facts.append(f"AV TTC {row['ego_min_ttc_s']:.1f} s")

@@ -1,7 +1,8 @@
-"""Small line charts, for what a training run writes while it runs."""
+"""Small charts of lines and bars: what a training run writes while it runs, what tables hold."""
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -19,6 +20,8 @@ SERIES: tuple[canvas.Colour, ...] = (
     (40, 160, 70),
     (240, 98, 166),
 )
+FILLS: tuple[canvas.Colour, ...] = ((66, 110, 222), (150, 160, 176), (0, 136, 140), (255, 163, 60))
+"""Colours of areas, calmer than those of lines."""
 GRID: canvas.Colour = (228, 230, 233)
 SUPERSAMPLING = 3
 
@@ -48,6 +51,62 @@ def line_chart(
     for i, (x, y) in enumerate(lines.values()):
         chart.line(x, y, SERIES[i % len(SERIES)])
     return chart.finished(x_ticks, y_ticks, title, x_label, y_label, list(lines))
+
+
+class Bar(NamedTuple):
+    """A line of a bar chart. spans: from, to, and the index of the series that it shows. note: at its end."""
+
+    label: str
+    spans: Sequence[tuple[float, float, int]]
+    note: str = ""
+
+
+def bar_chart(
+    bars: Sequence[Bar],
+    *,
+    title: str = "",
+    x_label: str = "",
+    series: Sequence[str] = (),
+    size_px: tuple[int, int] = (960, 540),
+    label_share: float = 0.22,
+) -> Image.Image:
+    """One horizontal line of spans per bar, from the top down, on one axis from 0, with legend and notes.
+
+    series: their names, for the legend. label_share: of the width, for labels. Returns an RGB image.
+    """
+    image = Image.new("RGB", size_px, (255, 255, 255))
+    pen, t = ImageDraw.Draw(image), max(round(size_px[1] / 36), 12)
+    face = canvas.font(t)
+    pen.text((t, t), title, font=canvas.font(t * 1.35), fill=canvas.INK)
+    x = float(t)
+    for i, name in enumerate(series):
+        pen.rectangle((x, t * 3.5, x + t, t * 4.5), fill=FILLS[i % len(FILLS)])
+        pen.text((x + t * 1.5, t * 3.3), name, font=face, fill=canvas.INK)
+        x += t * 3 + face.getlength(name)
+    top, room = t * (5.4 if series else 3.6), size_px[1] - t * 3
+    pitch = min((room - top) / max(len(bars), 1), t * 3.2)
+    bottom = top + pitch * len(bars)
+    left = size_px[0] * label_share
+    right = size_px[0] - t * 2 - max((face.getlength(bar.note) for bar in bars), default=0)
+    most = max((end for bar in bars for _, end, _ in bar.spans), default=0) or 1
+
+    def column(value: float) -> float:
+        return left + value / most * (right - left)
+
+    for tick in (v for v in _linear_ticks(0, most) if v <= most * 1.001):
+        pen.line([(column(tick), top), (column(tick), bottom)], fill=GRID)
+        pen.text((column(tick), bottom + t * 0.4), _number(tick), font=face, fill=canvas.FADED_INK, anchor="mt")
+    pen.text((left - t * 0.6, bottom + t * 0.4), x_label, font=face, fill=canvas.FADED_INK, anchor="rt")
+    for row, bar in enumerate(bars):
+        middle, half = top + (row + 0.5) * pitch, pitch * 0.34
+        label = canvas.fitted(bar.label, left - t * 1.6, t)
+        pen.text((left - t * 0.6, middle), label, font=face, fill=canvas.INK, anchor="rm")
+        for begin, end, i in bar.spans:
+            spot = (column(begin), middle - half, max(column(end), column(begin) + 1), middle + half)
+            pen.rectangle(spot, fill=FILLS[i % len(FILLS)])
+        pen.text((right + t, middle), bar.note, font=face, fill=canvas.FADED_INK, anchor="lm")
+    pen.line([(left, top), (left, bottom)], fill=canvas.CURB)
+    return image
 
 
 class _Chart:
@@ -159,7 +218,7 @@ def _linear_ticks(low: float, high: float) -> list[float]:
 
 
 def _number(value: float) -> str:
-    if value and (abs(value) >= 1e5 or abs(value) < 1e-3):
+    if value and (abs(value) >= 1e6 or abs(value) < 1e-3):
         mantissa, exponent = f"{value:.0e}".split("e")
         return f"{mantissa}e{int(exponent)}"
     return f"{value:,.10g}" if abs(value) >= 1e3 else f"{value:.6g}"

@@ -9,6 +9,26 @@ from sdiff.view import canvas
 PAPER: canvas.Colour = (255, 255, 255)
 GAP_PX = 14
 
+Legend = Sequence[tuple[str, canvas.Colour]]
+
+_OTHERS: Legend = (
+    ("car, vehicle", canvas.VEHICLE),
+    ("truck, bus", canvas.HEAVY),
+    ("motorcyclist", canvas.VEHICLE),
+    ("cyclist", canvas.CYCLIST),
+    ("pedestrian", canvas.PEDESTRIAN),
+    ("other", canvas.OTHER),
+)
+SCENARIOS: Legend = (
+    ("AV", canvas.EGO),
+    ("directed", canvas.DIRECTED),
+    ("asked for", canvas.DIRECTED),
+    *_OTHERS,
+)
+"""What the colours of scenarios mean."""
+INTERACTIONS: Legend = (("AV", canvas.EGO), ("counterpart", canvas.DIRECTED), *_OTHERS)
+WINDOWS: Legend = (("AV or stand-in", canvas.EGO), *_OTHERS)
+
 
 def contact_sheet(
     pictures: Sequence[Image.Image],
@@ -17,9 +37,9 @@ def contact_sheet(
     columns: int = 4,
     header: str = "",
     picture_px: int = 320,
-    legend: bool = True,
+    legend: Legend = SCENARIOS,
 ) -> Image.Image:
-    """`pictures` in rows of `columns`, each with its caption below; header and legend above.
+    """`pictures` in rows of `columns`, each with its caption below; header and legend above (empty: none).
 
     Returns an RGB image. Raises ValueError where there is no picture.
     """
@@ -39,7 +59,7 @@ def side_by_side(
     labels: tuple[str, str] = ("Driving logs", "Generated"),
     columns: int = 4,
     picture_px: int = 320,
-    legend: bool = True,
+    legend: Legend = SCENARIOS,
 ) -> Image.Image:
     """Logs above, generated scenarios below, row by row. Returns an RGB image."""
     if not logs or not generated:
@@ -58,7 +78,7 @@ def side_by_side(
 Band = tuple[str, list[Image.Image], list[str]]
 
 
-def _page(bands: list[Band], columns: int, header: str, picture_px: int, legend: bool) -> Image.Image:
+def _page(bands: list[Band], columns: int, header: str, picture_px: int, legend: Legend) -> Image.Image:
     text_px = max(round(picture_px / 24), 11)
     lines = max((caption.count("\n") + 1 for _, _, captions in bands for caption in captions if caption), default=0)
     caption_px = round(lines * text_px * 1.35) + (4 if lines else 0)
@@ -91,11 +111,11 @@ def _page(bands: list[Band], columns: int, header: str, picture_px: int, legend:
     return page
 
 
-def _head_height(header: str, legend: bool, text_px: int) -> int:
+def _head_height(header: str, legend: Legend, text_px: int) -> int:
     return (round(text_px * 2.4) if header else 0) + (round(text_px * 1.8) if legend else 0)
 
 
-def _paint_head(page: Image.Image, header: str, legend: bool, text_px: int) -> None:
+def _paint_head(page: Image.Image, header: str, legend: Legend, text_px: int) -> None:
     pen = ImageDraw.Draw(page)
     y = GAP_PX
     if header:
@@ -104,22 +124,13 @@ def _paint_head(page: Image.Image, header: str, legend: bool, text_px: int) -> N
         pen.text((GAP_PX, y), text, font=canvas.font(title_px), fill=canvas.INK)
         y += round(text_px * 2.2)
     if legend:
-        _paint_legend(pen, y, text_px, page.width)
+        _paint_legend(pen, legend, y, text_px, page.width)
 
 
-def _paint_legend(pen: ImageDraw.ImageDraw, y: int, text_px: int, width: int) -> None:
+def _paint_legend(pen: ImageDraw.ImageDraw, legend: Legend, y: int, text_px: int, width: int) -> None:
     face = canvas.font(text_px)
     x = float(GAP_PX)
-    entries = [
-        ("AV", canvas.EGO),
-        ("directed", canvas.DIRECTED),
-        ("asked for", canvas.DIRECTED),
-        ("car", canvas.VEHICLE),
-        ("truck, bus", canvas.HEAVY),
-        ("cyclist", canvas.CYCLIST),
-        ("pedestrian", canvas.PEDESTRIAN),
-    ]
-    for text, colour in entries:
+    for text, colour in legend:
         needed = text_px * 1.5 + face.getlength(text) + text_px * 1.3
         if x + needed > width:
             return
@@ -128,7 +139,7 @@ def _paint_legend(pen: ImageDraw.ImageDraw, y: int, text_px: int, width: int) ->
             pen.ellipse(box, fill=colour)
         elif text == "asked for":
             pen.rectangle(box, outline=colour, width=2)
-        elif text == "cyclist":
+        elif text in ("cyclist", "motorcyclist"):
             middle, low = x + text_px / 2, box[1] + text_px * 0.6
             near = text_px * 0.18
             kite = [(box[2] - near, low), (middle + near, box[3]), (middle - near, box[3]), (x + near, low)]
