@@ -108,6 +108,11 @@ def _counts(of: Stats) -> Iterator[str]:
     about = f"Steps of {stats.STEPS} at which an agent is observed; with gaps: it is lost and found again in between."
     yield from _section("Tracks within windows", stats.tracks(of), about)
     about = (
+        "Size known: the source's, not a usual one; repaired: the track was mended anywhere in the log; on the road: "
+    )
+    about += "the centre is on the drivable area at t0. Agents of windows that say so, those of schema version 3."
+    yield from _section("Quality", stats.quality(of), about)
+    about = (
         "Kilometres of lanes by type; with limit: lanes with a speed limit; computed: lanes with links from geometry."
     )
     yield from _section("Maps", stats.maps(of), about)

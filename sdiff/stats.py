@@ -23,7 +23,10 @@ TABLES = ("windows", "agent_tokens", "maps", "dead_letters")
 STEPS = STEPS_PAST + 1 + STEPS_FUTURE
 STANDS_MPS = 0.5
 """An agent slower than this stands."""
-SHARES = ("share", "standing", "complete", "with gaps", "around the AV", "with signals", "with limit", "computed")
+SHARES = (
+    *("share", "standing", "complete", "with gaps", "around the AV", "with signals", "with limit", "computed"),
+    *("size known", "repaired", "vehicles on the road"),
+)
 """Columns of results that hold shares, 0 to 1."""
 AT_ONCE = 16
 """Markers that are read side by side."""
@@ -43,6 +46,11 @@ _SPEEDS = """
 _SIZES = """
     SELECT kind, round(m * 100)::INT, count(*)
     FROM (SELECT unnest(agents.kind) AS kind, unnest(agents.{side}) AS m FROM windows) GROUP BY ALL"""
+_QUALITY = """
+    SELECT dataset, kind IN ('pedestrian', 'cyclist', 'other') AS off_road, count(known), count_if(known),
+        count_if(repaired), count_if(on_area)
+    FROM (SELECT dataset, unnest(agents.kind) AS kind, unnest(agents.size_known) AS known,
+        unnest(agents.repaired) AS repaired, unnest(agents.on_drivable_area) AS on_area FROM windows) GROUP BY ALL"""
 _MAPS = """
     SELECT map_id, kind, lane_type, derived, links_derived, count(*), count_if(speed_limit_mps IS NOT NULL),
         sum(round(1000 * list_sum(list_transform(range(2, len(x_m) + 1),
@@ -116,6 +124,17 @@ class Features:
     maps: set[str] = field(default_factory=set)
 
 
+@dataclass
+class Quality:
+    """Agents of a data set that say how good they are. vehicles: those that belong on the drivable area."""
+
+    agents: int = 0
+    size_known: int = 0
+    repaired: int = 0
+    vehicles: int = 0
+    vehicles_on_area: int = 0
+
+
 @dataclass(frozen=True)
 class DeadLetters:
     """Dead letters alike, but for numbers and folders in the reason. example: the last parts of one source's URI."""
@@ -140,6 +159,7 @@ class Stats:
     agents_per_window: dict[str, Histogram]
     seen: dict[tuple[str, str], Histogram]
     gaps: Counter[tuple[str, str]]
+    quality: dict[str, Quality]
     speed_mps: dict[str, Histogram]
     length_m: dict[str, Histogram]
     width_m: dict[str, Histogram]
@@ -176,12 +196,14 @@ def read(data_uri: str) -> Stats:
     agents_per_window: dict[str, Histogram] = {}
     seen: dict[tuple[str, str], Histogram] = {}
     gaps: Counter[tuple[str, str]] = Counter()
+    quality: dict[str, Quality] = {}
     speed_mps: dict[str, Histogram] = {}
     length_m: dict[str, Histogram] = {}
     width_m: dict[str, Histogram] = {}
     try:
         for con in query.parts(data_uri, "windows"):
             _add_sources(sources, con)
+            _add_quality(quality, con)
             _add(agents_per_window, con, _AGENTS_PER_WINDOW, 1.0)
             _add(length_m, con, _SIZES.format(side="length_m"), 0.01)
             _add(width_m, con, _SIZES.format(side="width_m"), 0.01)
@@ -196,6 +218,7 @@ def read(data_uri: str) -> Stats:
             agents_per_window=dict(sorted(agents_per_window.items())),
             seen=seen,
             gaps=gaps,
+            quality=dict(sorted(quality.items())),
             speed_mps=speed_mps,
             length_m=length_m,
             width_m=width_m,
@@ -222,6 +245,20 @@ def _add_sources(to: dict[tuple[str, ...], Source], con: duckdb.DuckDBPyConnecti
         source.with_signals += with_signals
         source.logs.add(log_id)
         source.maps.add(map_id)
+
+
+def _add_quality(to: dict[str, Quality], con: duckdb.DuckDBPyConnection) -> None:
+    """Objects of before schema version 3 do not say it: their agents are not counted."""
+    if "size_known" not in str(con.table("windows").select("agents").types[0]):
+        return
+    for dataset, off_road, agents, size_known, repaired, on_area in con.execute(_QUALITY).fetchall():
+        quality = to.setdefault(dataset, Quality())
+        quality.agents += agents
+        quality.size_known += size_known
+        quality.repaired += repaired
+        if not off_road:
+            quality.vehicles += agents
+            quality.vehicles_on_area += on_area
 
 
 def _features(data_uri: str, sources: Sequence[Source]) -> list[Features]:
@@ -274,6 +311,7 @@ def as_result(stats: Stats) -> dict[str, Any]:
         "speeds m/s": speeds(stats),
         "sizes m": sizes(stats),
         "tracks": tracks(stats),
+        "quality": quality(stats),
         "maps": maps(stats),
         "map features": map_features(stats),
         "dead letters": dead_letters(stats),
@@ -392,6 +430,21 @@ def tracks(stats: Stats) -> list[dict[str, Any]]:
             "median": h.quantile(0.5),
         }
         for dataset, kind in sorted(stats.seen, key=lambda key: (key[0], KINDS.index(key[1])))
+    ]
+
+
+def quality(stats: Stats) -> list[dict[str, Any]]:
+    """One row per data set: shares of agents with sizes of the source, with mended tracks, of vehicles on the road."""
+    return [
+        {
+            "dataset": dataset,
+            "agents": q.agents,
+            "size known": q.size_known / q.agents,
+            "repaired": q.repaired / q.agents,
+            "vehicles on the road": q.vehicles_on_area / q.vehicles if q.vehicles else None,
+        }
+        for dataset, q in stats.quality.items()
+        if q.agents
     ]
 
 

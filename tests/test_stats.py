@@ -226,6 +226,8 @@ def test_ingest_leaves_a_card_that_a_second_run_leaves_as_it_is(ingested: Path) 
     before = files()
     card = (ingested / data_card.NAME).read_text(encoding="utf-8")
     assert "not a whole JSON document" in card and "raw/bad.json" in card and "stand ins: 3" in card
+    (quality,) = stats.as_result(stats.read(str(ingested)))["quality"]
+    assert (quality["size known"], quality["repaired"], quality["vehicles on the road"]) == (1.0, 0.0, 1.0)
     assert call(ingested.parent).returncode == 0
     assert files() == before
     assert sum(len(r.problems) for r in verify(str(ingested))) == 0
