@@ -83,6 +83,13 @@ def test_an_id_that_jumps_is_two_agents() -> None:
     assert "velocity" not in mended.repairs, "both parts move as they say"
 
 
+@pytest.mark.parametrize(("kind", "parts"), [("car", 1), ("pedestrian", 2)])
+def test_two_metres_in_a_step_are_a_drive_but_no_walk(kind: str, parts: int) -> None:
+    tracks = replace(drive(1), kind=np.array([KINDS.index(kind)], np.int8))
+    tracks.x_m[0, 30:] += 2.0
+    assert len(mend(tracks).tracks.agent_id) == parts
+
+
 def test_a_velocity_that_is_not_the_positions_own_is_replaced_where_it_is_wrong() -> None:
     tracks = drive()
     tracks.vx_mps[1, 10:13] = 0.0

@@ -12,8 +12,8 @@ from sdiff.logs.frames import rate
 
 GAP_STEPS = 5
 """A gap of at most so many steps is filled, a longer one ends the track: half a second at constant turn is some cm."""
-JUMP_MPS = 80.0
-"""Nothing on a road gets from one pose to the next faster than that: it is another agent [m/s]."""
+JUMP_MPS, JUMP_ON_FOOT_MPS = 80.0, 15.0
+"""Nobody on a road, or on foot, gets from one pose to the next faster than that: it is another agent [m/s]."""
 VELOCITY_MPS, VELOCITY_SHARE = 2.0, 0.2
 """A velocity contradicts the positions where it is off theirs by more than the first plus this share of the faster."""
 AROUND_STEPS = 5
@@ -21,6 +21,7 @@ AROUND_STEPS = 5
 STANDING_MPS, FLIP_RAD = 0.5, 0.35
 """A vehicle slower than the first does not turn by the second from one step to the next."""
 
+_ON_FOOT = KINDS.index("pedestrian")
 _TURNS_BY_DRIVING = [i for i, kind in enumerate(KINDS) if kind not in ("pedestrian", "other")]
 
 GAP, JUMP, LONG_GAP, VELOCITY, HEADING = "gap", "jump", "long gap", "velocity", "heading"
@@ -68,7 +69,7 @@ def _split(tracks: Tracks, recorder: int | None) -> tuple[Tracks, NDArray[np.int
     way_m = np.hypot(tracks.x_m[row, step] - tracks.x_m[row, before], tracks.y_m[row, step] - tracks.y_m[row, before])
     starts = {
         LONG_GAP: since[row, step] > GAP_STEPS + 1,
-        JUMP: way_m > JUMP_MPS * STEP_S * since[row, step],
+        JUMP: way_m > np.where(tracks.kind == _ON_FOOT, JUMP_ON_FOOT_MPS, JUMP_MPS)[row] * STEP_S * since[row, step],
     }
     starts = {word: where & (row != recorder) for word, where in starts.items()}
     every = np.logical_or.reduce([*starts.values()])
