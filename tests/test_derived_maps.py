@@ -240,3 +240,13 @@ def test_a_lane_that_runs_to_and_fro_for_kilometres_is_refused() -> None:
     turn = np.linspace(0, 20 * np.pi, 500)
     ramp = Lines.of([np.stack([15 * np.cos(turn), 15 * np.sin(turn)], -1)])
     assert not derive.junction_lanes(ramp, np.zeros((0, 2), np.int32)).any()
+
+
+def test_one_outline_inside_another_is_a_hole() -> None:
+    def square(half_m: float, at: float = 0.0) -> list[tuple[float, float]]:
+        return [(at + x * half_m, y * half_m) for x, y in ((-1, -1), (1, -1), (1, 1), (-1, 1), (-1, -1))]
+
+    area = area_of(derive.even_odd(Lines.of([square(10), square(4), square(5, at=100)])))
+    assert area.area == pytest.approx(20**2 - 8**2 + 10**2)
+    assert not area.contains(shapely.Point(0, 0)) and area.contains(shapely.Point(7, 0))
+    assert len(derive.even_odd(Lines.of([]))) == 0

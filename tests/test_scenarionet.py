@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import shapely
 from on_lanes import share_along_lanes
 
 from sdiff import KINDS, storage
@@ -267,3 +268,15 @@ def test_real_scenarios_are_what_python_loads(real_data: Path, folder: str, coun
             assert np.abs(np.stack([t.vx_mps[i], t.vy_mps[i]], -1) - state["velocity"])[valid].max() < 0.01
         assert np.median(t.length_m[np.isin(t.kind, [KINDS.index("car"), KINDS.index("vehicle")])]) > 4
         assert share_along_lanes(log) > 0.85, source  # maps are cut out: some drive beyond the rim
+
+
+def test_a_closed_boundary_of_nuscenes_outlines_the_road_and_is_no_paint(tmp_path: Path) -> None:
+    ring = np.array([(-20, -20), (20, -20), (20, 20), (-20, 20), (-20, -20)], np.float64)
+    painted = {"type": "ROAD_LINE_SOLID_SINGLE_WHITE", "polyline": ring}
+    features = MAP | {"boundary_0": painted, "line_0": {**painted, "polyline": ring[:2]}}
+    log, _ = read(write(tmp_path, scenario(map_features=features)))
+    kinds = {kind: [log.map.points(f) for f in log.map.of_kind(kind)] for kind in ("lane_boundary", "road_edge")}
+    assert [len(line) for line in kinds["lane_boundary"]] == [2]
+    assert [len(line) for line in kinds["road_edge"]][-1:] == [5]
+    areas = [shapely.Polygon(log.map.points(f)) for f in log.map.of_kind("drivable_area")]
+    assert any(area.area == pytest.approx(40**2) for area in areas)

@@ -47,6 +47,9 @@ LINE_KINDS = {"ROAD_LINE": "lane_boundary", "UNKNOWN_LINE": "lane_boundary", "RO
 AREA_KINDS = {"CROSSWALK": "crosswalk", "SPEED_BUMP": "speed_bump", "DRIVEWAY": "driveway"}
 """How types of map features start -> kind of feature; lanes and stop signs are treated by themselves."""
 
+OUTLINE = "boundary_"
+"""How names of closed lines start that outline the drivable area, in scenarios that came from nuScenes."""
+
 LIGHT_STATES = {"STOP": 1, "CAUTION": 2, "GO": 3}
 """How names of signal states end -> index into driving_log.LIGHT_STATES; any other is unknown."""
 LIGHT_COLOURS = {"TRAFFIC_LIGHT_RED": 1, "TRAFFIC_LIGHT_YELLOW": 2, "TRAFFIC_LIGHT_GREEN": 3}
@@ -200,7 +203,7 @@ def _kind(track: dict[str, Any]) -> str:
 
 
 class _Features(NamedTuple):
-    """lanes: those with a line, and their names. lines: (n,) by kind. rings: by kind. surfaces: of lanes. signs."""
+    """lanes: those with a line, and their names. shapes: lines and rings by kind, lane surfaces, outlines. signs."""
 
     lane_ids: list[str]
     lanes: list[dict[str, Any]]
@@ -210,7 +213,9 @@ class _Features(NamedTuple):
 
 def _features(features: dict[str, dict[str, Any]]) -> _Features:
     lanes, signs = {}, []
-    found: dict[str, list[Any]] = {k: [] for k in ("lane", "surface", *LINE_KINDS.values(), *AREA_KINDS.values())}
+    found: dict[str, list[Any]] = {
+        k: [] for k in ("lane", "surface", "outline", *LINE_KINDS.values(), *AREA_KINDS.values())
+    }
     for name, feature in features.items():
         type = _text(feature["type"])
         if type.startswith("LANE") and len(feature["polyline"]) > 1:
@@ -220,6 +225,8 @@ def _features(features: dict[str, dict[str, Any]]) -> _Features:
                 found["surface"].append(feature["polygon"])
         elif type == "STOP_SIGN":
             signs.append(feature)
+        elif _text(name).startswith(OUTLINE) and _is_ring(feature.get("polyline", ())):
+            found["outline"].append(feature["polyline"])
         else:
             for kinds, shape, least in ((LINE_KINDS, "polyline", 2), (AREA_KINDS, "polygon", 3)):
                 kind = next((kind for start, kind in kinds.items() if type.startswith(start)), None)
@@ -229,6 +236,10 @@ def _features(features: dict[str, dict[str, Any]]) -> _Features:
         raise BadRecord("the map has no lanes, expected at least one")
     expect_size(0, 0, sum(len(shape) for shapes in found.values() for shape in shapes))
     return _Features(list(lanes), list(lanes.values()), {k: _lines(shapes) for k, shapes in found.items()}, signs)
+
+
+def _is_ring(shape: Any) -> bool:
+    return len(shape) > 3 and tuple(shape[0][:2]) == tuple(shape[-1][:2])
 
 
 def _lines(shapes: list[Any]) -> Lines:
@@ -276,6 +287,8 @@ def _map(map_id: str, features: _Features, has_limits: bool) -> VectorMap:
         [
             *(Features(kind, shapes[kind]) for kind in dict.fromkeys((*LINE_KINDS.values(), *AREA_KINDS.values()))),
             Features("drivable_area", shapes["surface"]),
+            Features("road_edge", shapes["outline"]),
+            Features("drivable_area", derive.even_odd(shapes["outline"])),
             Features("drivable_area", derive.drivable_area(lines, shapes["road_edge"]), derived=True),
             Features("stop_line", derive.lines_across_starts(lines, np.array(stops, np.int64)), derived=True),
         ],

@@ -1,6 +1,7 @@
 """What a map's source leaves out, computed from its geometry: lane links, junction lanes, drivable area, stop lines."""
 
 import math
+from functools import reduce
 from typing import NamedTuple
 
 import numpy as np
@@ -307,6 +308,14 @@ def carriageway(strips: Lines, edges: Lines) -> Lines:
     areas = shapely.simplify(areas, SMOOTH_M, preserve_topology=False)
     areas = shapely.make_valid(areas, method="structure", keep_collapsed=False)
     return rings(_without_small_holes(shapely.union_all(areas, grid_size=GRID_M), edges))
+
+
+def even_odd(outlines: Lines) -> Lines:
+    """Areas between outlines, of which one inside another is a hole, as rings without holes."""
+    closed = outlines.take(outlines.vertices > 3)
+    areas = shapely.make_valid(shapely.polygons(shapely.linearrings(closed.xy_m, indices=closed.owner)))
+    whole = reduce(shapely.symmetric_difference, shapely.set_precision(areas, GRID_M), shapely.Polygon())
+    return rings([p for p in shapely.get_parts(whole) if isinstance(p, shapely.Polygon) and not p.is_empty])
 
 
 def _sight_m(
