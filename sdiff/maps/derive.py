@@ -1,7 +1,6 @@
 """What a map's source leaves out, computed from its geometry: lane links, junction lanes, drivable area, stop lines."""
 
 import math
-from functools import reduce
 from typing import NamedTuple
 
 import numpy as np
@@ -39,6 +38,9 @@ FOLDED_M, FOLDS = 2000.0, 20
 """A lane longer than this, and this many times longer than the place it lies in, is none."""
 MAX_PAIRS = 5_000_000
 """Most places where one lane lies beside another; some fifty times those of a busy square kilometre."""
+
+MAX_OUTLINES = 5000
+"""Most outlines that enclose the roads of one map; some fifty times those of a busy square kilometre."""
 
 JUNCTION_RAD = 0.35
 """Angle from which two lanes that part or meet do so in a junction, rather than at a change of the number of lanes."""
@@ -312,10 +314,14 @@ def carriageway(strips: Lines, edges: Lines) -> Lines:
 
 def even_odd(outlines: Lines) -> Lines:
     """Areas between outlines, of which one inside another is a hole, as rings without holes."""
+    if len(outlines) > MAX_OUTLINES:
+        raise BadRecord(f"the map has {len(outlines)} outlines of its roads, expected at most {MAX_OUTLINES}")
     closed = outlines.take(outlines.vertices > 3)
     areas = shapely.make_valid(shapely.polygons(shapely.linearrings(closed.xy_m, indices=closed.owner)))
-    whole = reduce(shapely.symmetric_difference, shapely.set_precision(areas, GRID_M), shapely.Polygon())
-    return rings([p for p in shapely.get_parts(whole) if isinstance(p, shapely.Polygon) and not p.is_empty])
+    areas = shapely.set_precision(areas, GRID_M)
+    while len(areas) > 1:  # pair by pair, as one after the other takes the square of their number
+        areas = shapely.symmetric_difference(areas[::2], np.append(areas[1::2], [shapely.Polygon()] * (len(areas) % 2)))
+    return rings([p for p in shapely.get_parts(areas) if isinstance(p, shapely.Polygon) and not p.is_empty])
 
 
 def _sight_m(
