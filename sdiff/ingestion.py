@@ -98,8 +98,11 @@ class SliceJob:
         self.unreadable = False
 
     def run(self) -> Counter[str]:
-        """Make what is missing; returns the counts of the slice, and the milliseconds by step of this run."""
-        unit = self._name()
+        """Make what is missing; returns the counts of the slice, and the milliseconds by step of this run.
+
+        After it, `unit` is the name of the slice's marker and the beginning of those of its objects.
+        """
+        unit = self.unit = self._name()
         marker = storage.join(self.output, "_ingest", f"{unit}{DONE}")
         if not self.unreadable and storage.exists(marker):
             counts = json.loads(storage.read_bytes(marker))["counts"]

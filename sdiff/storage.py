@@ -99,6 +99,13 @@ def objects(uri: str, suffix: str = ".parquet") -> list[str]:
         return [fs.unstrip_protocol(p) for p in found]
 
 
+def sizes(uri: str) -> dict[str, int]:
+    """Name and bytes of every object under `uri`, names relative to it; asks for a listing alone."""
+    with _explained(uri, "read"):
+        fs, path = filesystem(uri)
+        return {name.removeprefix(f"{path}/"): int(at["size"]) for name, at in fs.find(path, detail=True).items()}
+
+
 def exists(uri: str) -> bool:
     """Whether an object is there."""
     with _explained(uri, "read"):
