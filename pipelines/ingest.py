@@ -189,7 +189,8 @@ def _without_objects(entries: list[Entry], output: str) -> Iterator[str]:
             for table, found in sizes.items()
         )
         if not whole or f"{unit}{DONE}" not in markers:
-            yield f"the objects {unit} of part {part + 1} of {parts} of {source}"
+            slice = f"part {part + 1} of {parts} of {source}"
+            yield f"the objects {unit} of {slice}, which is marked as done (sdiff verify {output} says what to do)"
 
 
 def _of_this_run(counted: dict[str, int]) -> Counter[str]:

@@ -7,6 +7,7 @@ import subprocess
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import ClassVar
 
 import apache_beam as beam
 import grpc
@@ -29,13 +30,12 @@ from google.protobuf import json_format, text_format
 from google.protobuf.struct_pb2 import Struct
 
 LOCAL = "FnApiRunner"
-_ENDED = "A worker process"
-"""How the message of a job begins whose worker ended early."""
+_ENDED = "a worker process"
+_AGAIN = "What is done is kept: run the same command again"
 
 REFUSED = {
     "dask": "loses rows silently: what a step emits at the end of a bundle is dropped, and nothing is counted",
-    "direct": "first downloads another runner, Prism, and runs that; "
-    "processes are watched, so that a killed one ends the job, only where it falls back",
+    "direct": "downloads a program, Prism, and runs that where it can: what runs depends on the network",
 }
 """Why a runner is not used, by its name without `Runner`; of Beam 2.77."""
 
@@ -83,18 +83,29 @@ def runner(options: PipelineOptions) -> PipelineRunner | None:
 
 
 def finish(pipeline: beam.Pipeline) -> PipelineResult:
-    """Run a pipeline to its end. Raises RunFailed where it was stopped or a worker process ended early."""
+    """Run a pipeline to its end. Raises RunFailed where it was stopped, or a part of the runner ended early."""
+    WatchedWorker.endings.clear()
     try:
         with _broken_streams_unsaid():
             result = pipeline.run()
             state = result.wait_until_finish()
+    except (grpc.RpcError, grpc.FutureTimeoutError) as error:
+        raise RunFailed(
+            f"the runner's job service cannot be reached, or is no more ({_detail(error)}). {_AGAIN}"
+        ) from error
     except RuntimeError as error:
-        if str(error).startswith(_ENDED):
-            raise RunFailed(str(error)) from None
+        if WatchedWorker.endings:
+            raise RunFailed(WatchedWorker.endings[0]) from None
+        if "Channel closed prematurely" in str(error):
+            raise RunFailed(f"{_ENDED} of the runner was killed, or ended early. {_AGAIN}") from error
         raise
-    if state not in (None, PipelineState.DONE):
-        raise RunFailed(f"the job ended as {state}, expected DONE; what is done is kept: run the same command again")
+    if state != PipelineState.DONE:
+        raise RunFailed(f"the job ended as {state}, expected {PipelineState.DONE}. {_AGAIN}")
     return result
+
+
+def _detail(error: Exception) -> str:
+    return str(error.details()) if isinstance(error, grpc.Call) else "no answer in --job_server_timeout"
 
 
 @contextmanager
@@ -125,8 +136,8 @@ def expect_nothing_lost(lost: Sequence[str], planned: int, what: str, options: P
     if lost:
         name = options.view_as(StandardOptions).runner
         raise RunFailed(
-            f"{name} said that all was done, but lost {len(lost)} of {planned} {what}, such as {lost[0]}. What is done "
-            "is kept: run the same command again, and with another runner where that does not help"
+            f"{name} said that all was done, but lost {len(lost)} of {planned} {what}, such as {lost[0]}. {_AGAIN}, "
+            "and with another runner where that does not help"
         )
 
 
@@ -138,14 +149,16 @@ class WatchedWorker(GrpcWorkerHandler):
     processes are stopped, so that it ends at once.
     """
 
+    endings: ClassVar[list[str]] = []
+    """What is said of the processes of the present job that ended early, the first one first."""
+
     def __init__(
         self, command: bytes, state: StateServicer, provision: ExtendedProvisionInfo, grpc_server: GrpcServer
     ) -> None:
         super().__init__(state, provision, grpc_server)
         self.command = shlex.split(command.decode())
         self.manager = grpc_server.control_handler._worker_manager
-        self.reason = ""
-        self.closing = threading.Event()
+        self.gone, self.closing = threading.Event(), threading.Event()
         self.watcher = threading.Thread(target=self._watch, name=f"watch {self.worker_id}", daemon=True)
 
     def start_worker(self) -> None:
@@ -161,29 +174,29 @@ class WatchedWorker(GrpcWorkerHandler):
 
     def close(self) -> None:
         self.closing.set()
-        if not self.reason:
+        if self.gone.wait(0.05):  # its streams are broken: closing them would raise
+            self.control_conn.push(BeamFnControlServicer._DONE_MARKER)
+            self.stop_worker()
+        else:
             super().close()
-            return
-        self.control_conn.push(BeamFnControlServicer._DONE_MARKER)  # its streams are broken: closing them would raise
-        self.stop_worker()
 
     def stop_worker(self) -> None:
-        self.process.wait()
         self.watcher.join()
 
     def _watch(self) -> None:
         code = self.process.wait()
-        if self.closing.is_set():
-            return
-        if not self.reason:
-            how = f"was killed by signal {-code}" if code < 0 else f"ended with exit status {code}"
-            memory = ", as the system does where memory runs out: fewer --workers take less" if code == -9 else ""
-            reason = f"{_ENDED} ({self.process.pid}) {how}{memory}. What is done is kept: run the same command again"
-            for worker in [self, *self.manager._workers_by_id.values()]:
-                worker.reason = worker.reason or reason
-                worker.process.kill()
+        if code or not self.closing.is_set():
+            self._end(code)
+        self.gone.set()
         while not self.closing.wait(0.1):
             waiting = self.control_conn._futures_by_id
             for name in list(waiting):
-                answer = beam_fn_api_pb2.InstructionResponse(instruction_id=name, error=self.reason)
-                waiting.pop(name).set(answer)
+                waiting.pop(name).set(beam_fn_api_pb2.InstructionResponse(instruction_id=name, error=_ENDED))
+
+    def _end(self, code: int) -> None:
+        """Stop the job's other processes; the first that ended is the reason."""
+        how = f"was killed by signal {-code}" if code < 0 else f"ended with exit status {code}"
+        memory = ", as the system does where memory runs out: fewer --workers take less" if code == -9 else ""
+        self.endings.append(f"{_ENDED} ({self.process.pid}) {how}{memory}. {_AGAIN}")
+        for worker in list(self.manager._workers_by_id.values()):
+            worker.process.kill()
