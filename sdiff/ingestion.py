@@ -23,7 +23,7 @@ from sdiff.windows import MIN_PATH_M, cut, split_of
 
 WINDOWS_PER_OBJECT = 256
 SLICE_BYTES = 8 << 20
-"""A source is worked on in slices, one per so many bytes of its files; a slice is every n-th log of the source."""
+"""A source is worked on in slices, one per so many bytes of its files."""
 DONE = ".done.json"
 """Ending of the markers, under `<output>/_ingest/`, that say that a slice is done."""
 
@@ -45,7 +45,8 @@ class Options:
 
 
 class Slice(NamedTuple):
-    """The unit of work: every `parts`-th log of a source, from number `part`."""
+    """The unit of work: one of `parts` stretches of a source, where its reader has `read_part`; otherwise every
+    `parts`-th log of it, from number `part`."""
 
     source: str
     part: int
@@ -168,7 +169,9 @@ class SliceJob:
 
     def _items(self) -> Iterator[DrivingLog | BadRecord]:
         """The slice's share of what the reader yields; what the reader raises is the slice's whose turn it was."""
-        items, has_log = self.reader.read(self.source), False
+        stretch = getattr(self.reader, "read_part", None) if self.parts > 1 else None
+        items = stretch(self.source, self.part, self.parts) if stretch else self.reader.read(self.source)
+        has_log = False
         for n in itertools.count():
             mine = n % self.parts == self.part
             try:
@@ -184,9 +187,9 @@ class SliceJob:
             if item is None:
                 break
             has_log |= isinstance(item, DrivingLog)
-            if mine:
+            if mine or stretch:
                 yield item
-        if not has_log and self.part == 0:
+        if not has_log and self.part == 0 and not stretch:
             self.counts["bad_logs"] = max(self.counts["bad_logs"], 1)
             if n == 0:
                 self._bury(BadRecord("no log in it, expected at least one"))

@@ -1,6 +1,7 @@
 """Bytes in and out of any fsspec URI. Knows files, not driving."""
 
 import errno
+import io
 import os
 import re
 import uuid
@@ -125,6 +126,33 @@ def read_bytes(uri: str, begin: int = 0, end: int | None = None) -> bytes:
     with _explained(uri, "read"):
         fs, path = filesystem(uri)
         return bytes(fs.cat_file(path, begin or None, end))
+
+
+class RangedFile(io.RawIOBase):
+    """An object as a file, of which only what is asked for is read. Raises StorageError."""
+
+    def __init__(self, uri: str) -> None:
+        self.uri, self.bytes, self.at = uri, size(uri), 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self.at
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self.at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self.at, io.SEEK_END: self.bytes}[whence]
+        return self.at
+
+    def readinto(self, buffer: Any) -> int:
+        n = max(0, min(len(buffer), self.bytes - self.at))
+        if n:
+            buffer[:n] = read_bytes(self.uri, self.at, self.at + n)
+        self.at += n
+        return n
 
 
 def write_bytes(uri: str, data: bytes) -> None:

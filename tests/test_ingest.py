@@ -274,6 +274,18 @@ def test_the_windows_of_a_simulated_run_share_one_map(sumo_run: Path, tmp_path: 
     assert set(table["split"].to_pylist()) <= {"train", "val"}
 
 
+def test_a_long_run_is_ingested_by_stretches(long_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ids = []
+    for slices in (1, 3):
+        size = sum(p.stat().st_size for p in long_run.iterdir())
+        monkeypatch.setattr(ingestion, "SLICE_BYTES", size // slices)
+        output = str(tmp_path / str(slices))
+        report = ingest.run("sumo", str(long_run), output, stride_s=4.0)
+        assert (report["slices"], report["bad_logs"], report["dead_letters"]) == (slices, 0, 0)
+        ids.append(sorted(tables.read(output, "windows", ["window_id"])["window_id"].to_pylist()))
+    assert ids[0] == ids[1]
+
+
 @pytest.mark.parametrize(
     ("format", "folder", "sources", "without_window"),
     [

@@ -39,7 +39,9 @@ class Reader(Protocol):
     """What the module of a format offers.
 
     Where it has `files(source)`, that names the files that decide what a source holds. Where its UNDIVIDED is true, a
-    source is one slice of work whatever its size: reading a part would cost as much as reading it all.
+    source is one slice of work whatever its size: reading a part would cost as much as reading it all. Where it has
+    `read_part(source, part, parts)`, that yields the logs of one of so many stretches of the source, at the stretch's
+    share of time and memory; it raises what the whole source has wrong before its first log.
     """
 
     def find(self, uri: str) -> list[str]:
