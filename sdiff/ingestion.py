@@ -286,10 +286,7 @@ def _content(files: list[str]) -> str:
     """SHA-256 of the names and bytes of files."""
     digest = hashlib.sha256()
     for uri in sorted(files):
-        fs, path = storage.filesystem(uri)
-        digest.update(_last_part(uri).encode() + b"\0")
-        with fs.open(path, "rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
+        digest.update(_last_part(uri).encode() + b"\0" + storage.digest(uri, hashlib.sha256))
     return digest.hexdigest()
 
 

@@ -1,12 +1,14 @@
 """Bytes in and out of any fsspec URI. Knows files, not driving."""
 
 import errno
+import hashlib
 import io
 import os
 import re
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import Any
 
 import fsspec
@@ -153,6 +155,19 @@ class RangedFile(io.RawIOBase):
             buffer[:n] = read_bytes(self.uri, self.at, self.at + n)
         self.at += n
         return n
+
+
+def digest(uri: str, hash: Callable[[], Any]) -> bytes:
+    """The hash of an object's bytes; computed once in a process for as long as the object is not changed."""
+    with _explained(uri, "read"):
+        fs, path = filesystem(uri)
+        return _digest(uri, fs.ukey(path), hash)
+
+
+@lru_cache(1024)
+def _digest(uri: str, version: str, hash: Callable[[], Any]) -> bytes:
+    with io.BufferedReader(RangedFile(uri), 8 << 20) as file:
+        return hashlib.file_digest(file, hash).digest()
 
 
 def write_bytes(uri: str, data: bytes) -> None:

@@ -252,7 +252,7 @@ def test_stretches_of_a_run_hold_its_logs_once(long_run: Path) -> None:
 def test_a_stretch_costs_its_share_of_reading(long_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = {1: 0, 6: 0}
     read, file = storage.read_bytes, str(long_run / "fcd.parquet")
-    monkeypatch.setattr(sumo, "_digest", lambda uri: "same")
+    monkeypatch.setattr(storage, "digest", lambda uri, hash: b"same")
     for parts in asked:
 
         def counting(uri: str, *span: int, parts: int = parts) -> bytes:

@@ -4,9 +4,9 @@ A source is a run folder: `net.xml[.gz]`, `fcd.parquet`, `tls.xml[.gz]` (light s
 Source: https://sumo.dlr.de/docs/Simulation/Output/FCDOutput.html
 """
 
+import functools
 import gzip
 import hashlib
-import io
 import itertools
 import json
 import xml.etree.ElementTree as ET
@@ -128,7 +128,7 @@ def read_part(source: str, part: int, parts: int) -> Iterator[DrivingLog | BadRe
         yield BadRecord(error.reason, record=f"part {part + 1} of {parts}", is_log=True)
         return
     signals = _signals(source)
-    name = f"{run['region']}-{run['seed']}-{_digest(fcd)}"
+    name = f"{run['region']}-{run['seed']}-{storage.digest(fcd, _SHORT_HASH).hex()}"
     for block in mine:
         first = PAD_STEPS + block * BLOCK_STEPS
         tracks = _block(rows, types, first - PAD_STEPS, min(first + BLOCK_STEPS + PAD_STEPS, steps))
@@ -203,9 +203,7 @@ _COLUMNS = [_TIME, "vehicle_id", "vehicle_x", "vehicle_y", "vehicle_angle", _TYP
 _BATCH_ROWS = 1 << 17
 
 
-def _digest(uri: str) -> str:
-    with io.BufferedReader(storage.RangedFile(uri), 8 << 20) as file:
-        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=3)).hexdigest()
+_SHORT_HASH = functools.partial(hashlib.blake2b, digest_size=3)
 
 
 @contextmanager
@@ -389,9 +387,12 @@ def _lights(
     state = np.zeros((len(near), steps), np.int8)
     for row, link in enumerate(near):
         times, letters = signals[link.light]
-        code = [LIGHT_STATES.index(_LIGHT_OF_LETTER.get(s[link.letter], "unknown")) for s in letters]
         at = np.searchsorted(times, now, side="right") - 1
-        state[row] = np.where(at >= 0, np.array(code, np.int8)[np.maximum(at, 0)], 0)
+        first, last = max(at.min(), 0), at.max()
+        if last >= 0:
+            now_and_here = [_LIGHT_OF_LETTER.get(s[link.letter], "unknown") for s in letters[first : last + 1]]
+            code = np.array([LIGHT_STATES.index(light) for light in now_and_here], np.int8)
+            state[row] = np.where(at >= 0, code[np.maximum(at, first) - first], 0)
     return Lights(
         np.array([x.lane for x in near], np.int32),
         np.array([x.stop_x_m for x in near]),
