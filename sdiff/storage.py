@@ -127,7 +127,7 @@ def read_bytes(uri: str, begin: int = 0, end: int | None = None) -> bytes:
     """The whole object, or its bytes from `begin` to before `end`."""
     with _explained(uri, "read"):
         fs, path = filesystem(uri)
-        return bytes(fs.cat_file(path, begin or None, end))
+        return bytes(fs.cat_file(path, start=begin or None, end=end))  # by name: s3fs has them at other places
 
 
 class RangedFile(io.RawIOBase):
