@@ -219,6 +219,16 @@ def test_too_many_bad_logs_fail_the_job_after_the_good_ones_are_done(good: Path,
     assert set(letters(tmp_path / "two")) == {"bad.json", "worse.json"}
 
 
+def test_a_source_that_cannot_be_read_is_tried_again_and_is_not_lost(good: Path, tmp_path: Path) -> None:
+    (good / "away.json").symlink_to(tmp_path / "comes")
+    report = run(good, tmp_path / "out")
+    assert (report["sources"], report["logs"], report["bad_logs"]) == (4, 3, 1)
+    assert letters(tmp_path / "out")["away.json"].startswith("cannot read")
+    write(tmp_path, "there").rename(tmp_path / "comes")
+    report = run(good, tmp_path / "out")
+    assert (report["slices"], report["slices_done_before"], report["bad_logs"]) == (4, 3, 0)
+
+
 def test_a_truncated_parquet_is_a_dead_letter(tmp_path: Path) -> None:
     (tmp_path / "raw").mkdir()
     (tmp_path / "raw" / "scenario_x.parquet").write_bytes(b"PAR1" + bytes(100))
