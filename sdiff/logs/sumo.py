@@ -121,7 +121,8 @@ def read_part(source: str, part: int, parts: int) -> Iterator[DrivingLog | BadRe
     if not mine:
         return
     try:
-        rows = _rows(fcd, types, begin_s, mine.start * BLOCK_STEPS, mine.stop * BLOCK_STEPS + 2 * PAD_STEPS)
+        table = _stretch(fcd, types, begin_s, mine.start * BLOCK_STEPS, mine.stop * BLOCK_STEPS + 2 * PAD_STEPS)
+        rows = _rows(table, types, begin_s)
     except BadRecord as error:
         if parts == 1:
             raise
@@ -244,8 +245,8 @@ def _known(rows: pa.Table | pa.RecordBatch, types: _Types) -> pa.Array:
     return pc.is_in(rows[_TYPE], pa.array(sorted(types.kind)))
 
 
-def _rows(uri: str, types: _Types, begin_s: float, first: int, stop: int) -> _Rows:
-    """The rows of steps [first, stop), counted from begin_s."""
+def _stretch(uri: str, types: _Types, begin_s: float, first: int, stop: int) -> pa.Table:
+    """The rows of known types in steps [first, stop), counted from begin_s; only their row groups are read."""
     low, high = begin_s + (first - 0.5) * STEP_S, begin_s + (stop - 0.5) * STEP_S
     with _parquet(uri) as file:
         column = file.schema_arrow.get_field_index(_TIME)
@@ -255,7 +256,10 @@ def _rows(uri: str, types: _Types, begin_s: float, first: int, stop: int) -> _Ro
         for batch in file.iter_batches(_BATCH_ROWS, row_groups=groups, columns=_COLUMNS):
             inside = pc.and_(pc.greater_equal(batch[_TIME], low), pc.less(batch[_TIME], high))
             kept.append(pa.table(batch.filter(pc.and_(inside, _known(batch, types)))))
-        table = pa.concat_tables(kept)
+        return pa.concat_tables(kept)
+
+
+def _rows(table: pa.Table, types: _Types, begin_s: float) -> _Rows:
     ids = table["vehicle_id"].combine_chunks().dictionary_encode()
     kinds = table["vehicle_type"].combine_chunks().dictionary_encode()
     t, front_x, front_y, angle, speed = (
