@@ -12,11 +12,11 @@ from typing import Any
 import apache_beam as beam
 from apache_beam.metrics import Metrics
 
-from pipelines.runners import counters, pipeline_options, runner
+from pipelines.runners import counters, expect_nothing_lost, finish, pipeline_options, runner
 from sdiff import storage, tables
 from sdiff.directives.search import Maps
 from sdiff.interactions.detectors import KINDS_FOUND
-from sdiff.mining import SEVERE, map_objects, mine_object, versions
+from sdiff.mining import MADE, SEVERE, map_objects, mine_object, object_name, versions
 
 _NAMESPACE = "mine"
 
@@ -56,8 +56,8 @@ def run(windows: str, output: str, *, workers: int = 1, beam_args: Sequence[str]
     """Mine every object of the table windows into the tables under `output`; returns what they hold, by kind.
 
     Raises tables.TableError where there are no windows or maps, or `output` was made with other versions of the
-    schemas or the code; storage.StorageError where a place cannot be read or written. beam_args: Beam's pipeline
-    options; the runner is FnApiRunner unless named there.
+    schemas or the code; storage.StorageError where a place cannot be read or written; RunFailed where the runner lost
+    a part of the work or of itself. beam_args: Beam's pipeline options; the runner is FnApiRunner unless named there.
     """
     options = pipeline_options(workers, beam_args)
     windows, output = storage.absolute(windows), storage.absolute(output)
@@ -68,8 +68,11 @@ def run(windows: str, output: str, *, workers: int = 1, beam_args: Sequence[str]
     tables.claim(storage.join(output, "_mine", "options.json"), versions())
     pipeline = beam.Pipeline(runner(options), options)
     _ = pipeline | beam.Create(objects, reshuffle=False) | MineWindows(windows, output)
-    result = pipeline.run()
-    result.wait_until_finish()
+    result = finish(pipeline)
+    made = {table: storage.sizes(storage.join(output, table)) for table in MADE}
+    names = {uri: f"{object_name(uri)}.parquet" for uri in objects}
+    lost = [uri for uri, name in names.items() if not all(name in found for found in made.values())]
+    expect_nothing_lost(lost, len(objects), "objects of windows", options)
     return _report(counters(result, _NAMESPACE))
 
 

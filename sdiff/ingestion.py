@@ -24,7 +24,7 @@ from sdiff.windows import MIN_PATH_M, cut, split_of
 
 WINDOWS_PER_OBJECT = 256
 SLICE_BYTES = 8 << 20
-"""A source is worked on in slices, one per so many bytes of its files; a slice is every n-th log of the source."""
+"""A source is worked on in slices, one per so many bytes of its files."""
 DONE = ".done.json"
 """Ending of the markers, under `<output>/_ingest/`, that say that a slice is done."""
 
@@ -46,7 +46,8 @@ class Options:
 
 
 class Slice(NamedTuple):
-    """The unit of work: every `parts`-th log of a source, from number `part`."""
+    """The unit of work: one of `parts` stretches of a source, where its reader has `read_part`; otherwise every
+    `parts`-th log of it, from number `part`."""
 
     source: str
     part: int
@@ -100,8 +101,11 @@ class SliceJob:
         self.unreadable = False
 
     def run(self) -> Counter[str]:
-        """Make what is missing; returns the counts of the slice, and the milliseconds by step of this run."""
-        unit = self._name()
+        """Make what is missing; returns the counts of the slice, and the milliseconds by step of this run.
+
+        After it, `unit` is the name of the slice's marker and the beginning of those of its objects.
+        """
+        unit = self.unit = self._name()
         marker = storage.join(self.output, "_ingest", f"{unit}{DONE}")
         if not self.unreadable and storage.exists(marker):
             counts = json.loads(storage.read_bytes(marker))["counts"]
@@ -170,7 +174,10 @@ class SliceJob:
 
     def _items(self) -> Iterator[DrivingLog | BadRecord]:
         """The slice's share of what the reader yields; what the reader raises is the slice's whose turn it was."""
-        items, has_log = self.reader.read(self.source), False
+        reader = logs.of_source(self.reader, self.source) if self.parts > 1 else self.reader
+        stretch = getattr(reader, "read_part", None) if self.parts > 1 else None
+        items = stretch(self.source, self.part, self.parts) if stretch else reader.read(self.source)
+        has_log = False
         for n in itertools.count():
             mine = n % self.parts == self.part
             try:
@@ -186,9 +193,9 @@ class SliceJob:
             if item is None:
                 break
             has_log |= isinstance(item, DrivingLog)
-            if mine:
+            if mine or stretch:
                 yield item
-        if not has_log and self.part == 0:
+        if not has_log and self.part == 0 and not stretch:
             self.counts["bad_logs"] = max(self.counts["bad_logs"], 1)
             if n == 0:
                 self._bury(BadRecord("no log in it, expected at least one"))
@@ -285,10 +292,7 @@ def _content(files: list[str]) -> str:
     """SHA-256 of the names and bytes of files."""
     digest = hashlib.sha256()
     for uri in sorted(files):
-        fs, path = storage.filesystem(uri)
-        digest.update(_last_part(uri).encode() + b"\0")
-        with fs.open(path, "rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
+        digest.update(_last_part(uri).encode() + b"\0" + storage.digest(uri, hashlib.sha256))
     return digest.hexdigest()
 
 

@@ -1,11 +1,14 @@
 """Bytes in and out of any fsspec URI. Knows files, not driving."""
 
 import errno
+import hashlib
+import io
 import os
 import re
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import Any
 
 import fsspec
@@ -99,6 +102,13 @@ def objects(uri: str, suffix: str = ".parquet") -> list[str]:
         return [fs.unstrip_protocol(p) for p in found]
 
 
+def sizes(uri: str) -> dict[str, int]:
+    """Name and bytes of every object under `uri`, names relative to it; asks for a listing alone."""
+    with _explained(uri, "read"):
+        fs, path = filesystem(uri)
+        return {name.removeprefix(f"{path}/"): int(at["size"]) for name, at in fs.find(path, detail=True).items()}
+
+
 def exists(uri: str) -> bool:
     """Whether an object is there."""
     with _explained(uri, "read"):
@@ -124,7 +134,47 @@ def read_bytes(uri: str, begin: int = 0, end: int | None = None) -> bytes:
     """The whole object, or its bytes from `begin` to before `end`."""
     with _explained(uri, "read"):
         fs, path = filesystem(uri)
-        return bytes(fs.cat_file(path, begin or None, end))
+        return bytes(fs.cat_file(path, start=begin or None, end=end))  # by name: s3fs has them at other places
+
+
+class RangedFile(io.RawIOBase):
+    """An object as a file, of which only what is asked for is read. Raises StorageError."""
+
+    def __init__(self, uri: str) -> None:
+        self.uri, self.bytes, self.at = uri, size(uri), 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self.at
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self.at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self.at, io.SEEK_END: self.bytes}[whence]
+        return self.at
+
+    def readinto(self, buffer: Any) -> int:
+        n = max(0, min(len(buffer), self.bytes - self.at))
+        if n:
+            buffer[:n] = read_bytes(self.uri, self.at, self.at + n)
+        self.at += n
+        return n
+
+
+def digest(uri: str, hash: Callable[[], Any]) -> bytes:
+    """The hash of an object's bytes; computed once in a process for as long as the object is not changed."""
+    with _explained(uri, "read"):
+        fs, path = filesystem(uri)
+        return _digest(uri, fs.ukey(path), hash)
+
+
+@lru_cache(1024)
+def _digest(uri: str, version: str, hash: Callable[[], Any]) -> bytes:
+    with io.BufferedReader(RangedFile(uri), 8 << 20) as file:
+        return hashlib.file_digest(file, hash).digest()
 
 
 def write_bytes(uri: str, data: bytes) -> None:

@@ -128,7 +128,8 @@ def _expected(uri: str, found: dict[str, list[str]], reports: dict[str, TableRep
         unit = marker.rsplit("/", 1)[-1].removesuffix(DONE)
         for table in ("windows", "agent_tokens"):
             names = (f"{unit}-{i:05d}{SUFFIX}" for i in range(counts.get("objects", 0)))
-            expected.setdefault(table, {}).update({n: Expected(None, AGAIN_INGEST) for n in names})
+            remedy = f"delete _ingest/{unit}{DONE}, which says that it is done, and {AGAIN_INGEST}"
+            expected.setdefault(table, {}).update({n: Expected(None, remedy) for n in names})
     return expected
 
 

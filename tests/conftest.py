@@ -1,6 +1,7 @@
 """Fixtures that several test files share."""
 
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -87,3 +88,25 @@ def sumo_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run("netgenerate", *town, folder=folder)
     simulate(str(folder), minutes=0.4, seed=1, net=str(folder / "town.net.xml"))
     return folder / "town_seed1"
+
+
+@pytest.fixture(scope="session")
+def long_run(sumo_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same traffic four times after each other, other agents each time, in small row groups."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
+    folder = tmp_path_factory.mktemp("long") / "town_seed1"
+    shutil.copytree(sumo_run, folder)
+    once = pq.read_table(folder / "fcd.parquet")
+    time, agent = once["timestep_time"], once["vehicle_id"]
+    lasts = pc.max(time).as_py() - pc.min(time).as_py() + 0.1
+    laps = [
+        once.set_column(0, "timestep_time", pc.add(time, round(lap * lasts, 1))).set_column(
+            once.column_names.index("vehicle_id"), "vehicle_id", pc.binary_join_element_wise(f"lap{lap}", agent, "-")
+        )
+        for lap in range(4)
+    ]
+    pq.write_table(pa.concat_tables(laps), folder / "fcd.parquet", row_group_size=len(once) // 3)
+    return folder

@@ -167,3 +167,11 @@ def test_every_file_named_in_the_readme_is_there() -> None:
     readme = (DEPLOY / "README.md").read_text(encoding="utf-8")
     for target in re.findall(r"\]\((?!https?:)([^)#]+)", readme):
         assert (Path(DEPLOY) / target).exists(), target
+
+
+def test_the_table_of_costs_is_the_arithmetic_that_it_says() -> None:
+    text = (ROOT / "docs" / "scaling.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `.*? \| (\d+) \| ([\d.]+) \|$", text, re.M)
+    assert len(rows) >= 8
+    for windows_per_s, hours in rows:
+        assert float(hours) == pytest.approx(1e6 / 3600 / float(windows_per_s), abs=0.005)

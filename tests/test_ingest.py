@@ -219,6 +219,16 @@ def test_too_many_bad_logs_fail_the_job_after_the_good_ones_are_done(good: Path,
     assert set(letters(tmp_path / "two")) == {"bad.json", "worse.json"}
 
 
+def test_a_source_that_cannot_be_read_is_tried_again_and_is_not_lost(good: Path, tmp_path: Path) -> None:
+    (good / "away.json").symlink_to(tmp_path / "comes")
+    report = run(good, tmp_path / "out")
+    assert (report["sources"], report["logs"], report["bad_logs"]) == (4, 3, 1)
+    assert letters(tmp_path / "out")["away.json"].startswith("cannot read")
+    write(tmp_path, "there").rename(tmp_path / "comes")
+    report = run(good, tmp_path / "out")
+    assert (report["slices"], report["slices_done_before"], report["bad_logs"]) == (4, 3, 0)
+
+
 def test_a_truncated_parquet_is_a_dead_letter(tmp_path: Path) -> None:
     (tmp_path / "raw").mkdir()
     (tmp_path / "raw" / "scenario_x.parquet").write_bytes(b"PAR1" + bytes(100))
@@ -272,6 +282,18 @@ def test_the_windows_of_a_simulated_run_share_one_map(sumo_run: Path, tmp_path: 
     table = tables.read(str(tmp_path), "windows", ["window_id", "log_id", "split"])
     assert len(set(table["window_id"].to_pylist())) == table.num_rows
     assert set(table["split"].to_pylist()) <= {"train", "val"}
+
+
+def test_a_long_run_is_ingested_by_stretches(long_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ids = []
+    for slices in (1, 3):
+        size = sum(p.stat().st_size for p in long_run.iterdir())
+        monkeypatch.setattr(ingestion, "SLICE_BYTES", size // slices)
+        output = str(tmp_path / str(slices))
+        report = ingest.run("sumo", str(long_run), output, stride_s=4.0)
+        assert (report["slices"], report["bad_logs"], report["dead_letters"]) == (slices, 0, 0)
+        ids.append(sorted(tables.read(output, "windows", ["window_id"])["window_id"].to_pylist()))
+    assert ids[0] == ids[1]
 
 
 def test_every_bad_log_of_a_file_of_many_counts(tmp_path: Path) -> None:

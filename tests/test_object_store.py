@@ -210,6 +210,14 @@ def test_the_secret_is_in_no_object_and_no_log(s3: ObjectStore, ingested: str, m
     assert [f.name for f in logs if s3.secret in f.read_text(errors="replace")] == []
 
 
+def test_any_part_of_an_object_is_read(s3: ObjectStore, bucket: str) -> None:
+    storage.write_bytes(f"{bucket}/letters", b"abcdef")
+    spans: list[tuple[int, int | None]] = [(0, None), (0, 2), (2, 4), (4, None)]
+    assert [storage.read_bytes(f"{bucket}/letters", *span) for span in spans] == [b"abcdef", b"ab", b"cd", b"ef"]
+    with storage.RangedFile(f"{bucket}/letters") as file:
+        assert (file.read(2), file.seek(-1, 2), file.read(9), file.read()) == (b"ab", 5, b"f", b"")
+
+
 def test_parquet_of_a_large_unit_is_one_put(s3: ObjectStore, bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
     call = PatientS3._call_s3

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 import shapely
 
-from sdiff import KINDS, STEP_S
+from sdiff import KINDS, STEP_S, storage
 from sdiff.geometry import wrap_angle
 from sdiff.logs import sumo, sumo_net
 from sdiff.logs.driving_log import LANE_TYPES, LIGHT_STATES, BadRecord, DrivingLog
@@ -233,6 +233,51 @@ def test_a_missing_network_is_named(one_car: Path, tmp_path: Path) -> None:
     shutil.move(one_car / "net.xml.gz", tmp_path / "elsewhere")
     with pytest.raises(BadRecord, match=r"has no net\.xml"):
         list(sumo.read(str(one_car)))
+
+
+def test_stretches_of_a_run_hold_its_logs_once(long_run: Path) -> None:
+    whole = _logs(long_run)
+    stretches = [list(sumo.read_part(str(long_run), part, 3)) for part in range(3)]
+    found = [log for stretch in stretches for log in stretch if isinstance(log, DrivingLog)]
+    assert all(stretches)
+    assert [log.log_id for log in found] == [log.log_id for log in whole]
+    for a, b in zip(whole, found, strict=True):
+        assert (a.start_us, a.split_key, a.lights.state.tolist()) == (b.start_us, b.split_key, b.lights.state.tolist())
+        for name in ("x_m", "y_m", "heading_rad", "vx_mps", "valid", "length_m"):
+            order, other = np.argsort(a.tracks.agent_id), np.argsort(b.tracks.agent_id)
+            assert (getattr(a.tracks, name)[order] == getattr(b.tracks, name)[other]).all()
+    assert list(sumo.read_part(str(long_run), 0, 50)) == []  # shorter than a log
+
+
+def test_a_stretch_costs_its_share_of_reading(long_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = {1: 0, 6: 0}
+    read, file = storage.read_bytes, str(long_run / "fcd.parquet")
+    monkeypatch.setattr(storage, "digest", lambda uri, hash: b"same")
+    for parts in asked:
+
+        def counting(uri: str, *span: int, parts: int = parts) -> bytes:
+            data = read(uri, *span)
+            asked[parts] += len(data) * (uri == file)
+            return data
+
+        monkeypatch.setattr(storage, "read_bytes", counting)
+        list(sumo.read_part(str(long_run), parts // 2, parts))
+    assert asked[6] < asked[1] / 2
+
+
+def test_a_gap_in_a_long_recording_costs_one_stretch(long_run: Path, tmp_path: Path) -> None:
+    run = tmp_path / "gap"
+    shutil.copytree(long_run, run)
+    table = pq.read_table(run / "fcd.parquet")
+    time = table["timestep_time"].to_numpy()
+    blocks = round((time.max() - time.min()) / STEP_S + 1 - 2 * sumo.PAD_STEPS) // sumo.BLOCK_STEPS
+    of_third = time.min() + STEP_S * (sumo.PAD_STEPS + 2.5 * sumo.BLOCK_STEPS)
+    pq.write_table(table.filter(pa.array(abs(time - of_third) > 1)), run / "fcd.parquet")
+    stretches = [list(sumo.read_part(str(run), part, blocks)) for part in range(blocks)]
+    (bad,) = (item for stretch in stretches for item in stretch if isinstance(item, BadRecord))
+    assert (bad.record, bad.is_log) == (f"part 3 of {blocks}", True)
+    assert [part for part, stretch in enumerate(stretches) if stretch[:1] == [bad]] == [2]
+    assert all(isinstance(stretch[0], DrivingLog) for part, stretch in enumerate(stretches) if part != 2)
 
 
 def _logs(run: Path) -> list[DrivingLog]:

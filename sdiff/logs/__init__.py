@@ -41,7 +41,9 @@ class Reader(Protocol):
 
     Where it has `files(source)`, that names the files that decide what a source holds. Where its UNDIVIDED is true, a
     source is one slice of work whatever its size: reading a part would cost as much as reading it all. Where it has
-    `of(source)`, that is the reader of the source's own format.
+    `read_part(source, part, parts)`, that yields the logs of one of so many stretches of the source, at the stretch's
+    share of time and memory; it raises what the whole source has wrong before its first log. Where it has `of(source)`,
+    that is the reader of the source's own format.
     """
 
     def find(self, uri: str) -> list[str]:

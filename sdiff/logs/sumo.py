@@ -4,12 +4,14 @@ A source is a run folder: `net.xml[.gz]`, `fcd.parquet`, `tls.xml[.gz]` (light s
 Source: https://sumo.dlr.de/docs/Simulation/Output/FCDOutput.html
 """
 
+import functools
 import gzip
 import hashlib
 import itertools
 import json
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -27,6 +29,8 @@ from sdiff.logs.sumo_net import Points, SignalLink
 
 BLOCK_STEPS, PAD_STEPS = 200, 20
 """Length of a log, and how much of the run is added before and after it, so that each moment has its +-2 s."""
+MAX_RUN_S = 31 * 86_400.0
+"""A run is no longer than that [s]."""
 RANGE_M = 120.0
 """A log holds what comes this near to the recorder's path, while it is that near."""
 RECORDERS_APART_M = 120.0
@@ -76,7 +80,7 @@ class _Types:
 
 @dataclass(frozen=True)
 class _Rows:
-    """All rows of the FCD, in order of time: agent and type codes, box centre in the map frame, heading."""
+    """Rows of the FCD, in order of time: agent and type codes, box centre in the map frame, heading."""
 
     agent_id: NDArray[np.str_]
     type_id: list[str]
@@ -87,7 +91,6 @@ class _Rows:
     y_m: NDArray[np.float64]
     heading_rad: NDArray[np.float64]
     speed_mps: NDArray[np.float64]
-    begin_s: float
 
 
 def find(uri: str) -> list[str]:
@@ -100,19 +103,37 @@ def find(uri: str) -> list[str]:
 
 def read(source: str) -> Iterator[DrivingLog | BadRecord]:
     """The logs of one run folder. Raises BadRecord where a file of it cannot be used."""
+    return read_part(source, 0, 1)
+
+
+def read_part(source: str, part: int, parts: int) -> Iterator[DrivingLog | BadRecord]:
+    """The logs of one of `parts` stretches of a run; only what the stretch needs is read and held.
+
+    Raises BadRecord where a file of the run cannot be used; yields it where the stretch alone cannot.
+    """
     vector_map, links = sumo_net.vector_map(sumo_net.parse(_file(source, "net.xml")))
-    fcd = storage.read_bytes(storage.join(source, "fcd.parquet"))
+    fcd = storage.join(source, "fcd.parquet")
     run = _about(source)
     types = _types(_file(source, "vtypes.add.xml"))
-    rows = _rows(fcd, types)
-    signals = _signals(source)
-    name = f"{run['region']}-{run['seed']}-{hashlib.blake2b(fcd, digest_size=3).hexdigest()}"
-    steps = int(rows.step[-1]) + 1
+    begin_s, steps = _extent(fcd, types)
     blocks = max(1, (steps - 2 * PAD_STEPS) // BLOCK_STEPS)
-    for block in range(blocks):
+    mine = range(blocks * part // parts, blocks * (part + 1) // parts)
+    if not mine:
+        return
+    try:
+        table = _stretch(fcd, types, begin_s, mine.start * BLOCK_STEPS, mine.stop * BLOCK_STEPS + 2 * PAD_STEPS)
+        rows = _rows(table, types, begin_s)
+    except BadRecord as error:
+        if parts == 1:
+            raise
+        yield BadRecord(error.reason, record=f"part {part + 1} of {parts}", is_log=True)
+        return
+    signals = _signals(source)
+    name = f"{run['region']}-{run['seed']}-{storage.digest(fcd, _SHORT_HASH).hex()}"
+    for block in mine:
         first = PAD_STEPS + block * BLOCK_STEPS
         tracks = _block(rows, types, first - PAD_STEPS, min(first + BLOCK_STEPS + PAD_STEPS, steps))
-        begin_s = rows.begin_s + (first - PAD_STEPS) * STEP_S
+        start_s = begin_s + (first - PAD_STEPS) * STEP_S
         for recorder in _recorders(tracks):
             path = np.stack([tracks.x_m[recorder], tracks.y_m[recorder]], 1)[tracks.valid[recorder]]
             own, recorder_at = _near(tracks, path[::10], recorder)
@@ -123,9 +144,9 @@ def read(source: str) -> Iterator[DrivingLog | BadRecord]:
                 license=run["license"],
                 tracks=own,
                 map=vector_map,
-                lights=_lights(links, signals, begin_s, own.valid.shape[1], path),
+                lights=_lights(links, signals, start_s, own.valid.shape[1], path),
                 recorder=recorder_at,
-                start_us=round(begin_s * 1e6),
+                start_us=round(start_s * 1e6),
                 split_key=f"{name}-{block:03d}",
             )
 
@@ -178,31 +199,73 @@ def _types(data: bytes) -> _Types:
     return _Types(kind, size)
 
 
-def _rows(fcd: bytes, types: _Types) -> _Rows:
-    columns = [
-        "timestep_time",
-        "vehicle_id",
-        "vehicle_x",
-        "vehicle_y",
-        "vehicle_angle",
-        "vehicle_type",
-        "vehicle_speed",
-    ]
+_TIME, _TYPE = "timestep_time", "vehicle_type"
+_COLUMNS = [_TIME, "vehicle_id", "vehicle_x", "vehicle_y", "vehicle_angle", _TYPE, "vehicle_speed"]
+_BATCH_ROWS = 1 << 17
+
+
+_SHORT_HASH = functools.partial(hashlib.blake2b, digest_size=3)
+
+
+@contextmanager
+def _parquet(uri: str) -> Iterator[pq.ParquetFile]:
+    """The FCD, read as it is asked for. Raises BadRecord where it is none, StorageError where it cannot be reached."""
     try:
-        table = pq.read_table(pa.BufferReader(fcd), columns=columns)
+        with storage.RangedFile(uri) as raw, pq.ParquetFile(raw) as file:
+            if lacking := sorted(set(_COLUMNS) - set(file.schema_arrow.names)):
+                raise pa.ArrowInvalid(f"no {', '.join(lacking)}")
+            yield file
+    except storage.StorageError:
+        raise
     except (pa.ArrowException, OSError) as error:
         raise BadRecord(
             f"fcd.parquet cannot be read ({error}); expected SUMO's FCD with x, y, angle, type, speed"
         ) from None
-    table = table.filter(pc.is_in(table["vehicle_type"], pa.array(sorted(types.kind))))
-    if not table.num_rows:
+
+
+def _extent(uri: str, types: _Types) -> tuple[float, int]:
+    """When the first row of a known type is [s], and steps from it to the last one."""
+    with _parquet(uri) as file:
+        groups = range(file.num_row_groups)
+        first = next((t[0] for group in groups if len(t := _times(file, group, types))), None)
+        last = next((t[-1] for group in reversed(groups) if len(t := _times(file, group, types))), None)
+    if first is None or last is None:
         raise BadRecord("fcd.parquet has no row of a known vehicle type; expected the types of vtypes.add.xml")
+    if not 0 <= last - first <= MAX_RUN_S:
+        raise BadRecord(f"fcd.parquet is from {first} s to {last} s, expected at most {MAX_RUN_S:.0f} s, in order")
+    return float(first), round((last - first) / STEP_S) + 1
+
+
+def _times(file: pq.ParquetFile, group: int, types: _Types) -> NDArray[np.float64]:
+    table = file.read_row_group(group, columns=[_TIME, _TYPE])
+    return table.filter(_known(table, types))[_TIME].to_numpy().astype(np.float64)
+
+
+def _known(rows: pa.Table | pa.RecordBatch, types: _Types) -> pa.Array:
+    return pc.is_in(rows[_TYPE], pa.array(sorted(types.kind)))
+
+
+def _stretch(uri: str, types: _Types, begin_s: float, first: int, stop: int) -> pa.Table:
+    """The rows of known types in steps [first, stop), counted from begin_s; only their row groups are read."""
+    low, high = begin_s + (first - 0.5) * STEP_S, begin_s + (stop - 0.5) * STEP_S
+    with _parquet(uri) as file:
+        column = file.schema_arrow.get_field_index(_TIME)
+        spans = [file.metadata.row_group(i).column(column).statistics for i in range(file.num_row_groups)]
+        groups = [i for i, x in enumerate(spans) if x is None or not x.has_min_max or (x.min < high and x.max >= low)]
+        kept = [file.schema_arrow.empty_table().select(_COLUMNS)]
+        for batch in file.iter_batches(_BATCH_ROWS, row_groups=groups, columns=_COLUMNS):
+            inside = pc.and_(pc.greater_equal(batch[_TIME], low), pc.less(batch[_TIME], high))
+            kept.append(pa.table(batch.filter(pc.and_(inside, _known(batch, types)))))
+        return pa.concat_tables(kept)
+
+
+def _rows(table: pa.Table, types: _Types, begin_s: float) -> _Rows:
     ids = table["vehicle_id"].combine_chunks().dictionary_encode()
     kinds = table["vehicle_type"].combine_chunks().dictionary_encode()
     t, front_x, front_y, angle, speed = (
-        table[c].to_numpy().astype(np.float64) for c in (columns[0], *columns[2:5], columns[6])
+        table[c].to_numpy().astype(np.float64) for c in (_COLUMNS[0], *_COLUMNS[2:5], _COLUMNS[6])
     )
-    step = np.rint((t - t[0]) / STEP_S).astype(np.int64)
+    step = np.rint((t - begin_s) / STEP_S).astype(np.int64)
     agent = ids.indices.to_numpy()
     # Steps at which nobody is there have no rows; where someone is there before and after, rows are missing.
     for before, after in itertools.pairwise(np.split(np.arange(len(t)), np.flatnonzero(np.diff(step) > 1) + 1)):
@@ -225,7 +288,6 @@ def _rows(fcd: bytes, types: _Types) -> _Rows:
         y_m=front_y - half * np.sin(heading),
         heading_rad=heading,
         speed_mps=speed,
-        begin_s=float(t[0]),
     )
 
 
@@ -334,9 +396,12 @@ def _lights(
     state = np.zeros((len(near), steps), np.int8)
     for row, link in enumerate(near):
         times, letters = signals[link.light]
-        code = [LIGHT_STATES.index(_LIGHT_OF_LETTER.get(s[link.letter], "unknown")) for s in letters]
         at = np.searchsorted(times, now, side="right") - 1
-        state[row] = np.where(at >= 0, np.array(code, np.int8)[np.maximum(at, 0)], 0)
+        first, last = max(at.min(), 0), at.max()
+        if last >= 0:
+            now_and_here = [_LIGHT_OF_LETTER.get(s[link.letter], "unknown") for s in letters[first : last + 1]]
+            code = np.array([LIGHT_STATES.index(light) for light in now_and_here], np.int8)
+            state[row] = np.where(at >= 0, code[np.maximum(at, first) - first], 0)
     return Lights(
         np.array([x.lane for x in near], np.int32),
         np.array([x.stop_x_m for x in near]),
