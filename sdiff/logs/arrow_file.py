@@ -80,9 +80,7 @@ def feather(data: bytes, columns: Columns, file: str) -> pa.Table:
         schema = pa.ipc.open_stream(stream).schema
         _expect(columns, schema, file)
         options = pa.ipc.IpcReadOptions(use_threads=False, included_fields=[schema.get_field_index(c) for c in columns])
-        table = pa.ipc.open_stream(stream, options=options).read_all()
-        table.validate(full=True)  # the bytes may be anything: no value is touched before
-        return _cast(table, columns)
+        return _cast(pa.ipc.open_stream(stream, options=options).read_all(), columns)
     except (pa.ArrowException, OSError, MemoryError, struct.error, IndexError, ValueError) as error:
         if isinstance(error, BadRecord):
             raise
@@ -126,6 +124,7 @@ def _expect_size(size: int, rows: int, unpacked: int, file: str) -> None:
 
 def _cast(table: pa.Table, columns: Columns) -> pa.Table:
     table = table.select(list(columns))
+    table.validate(full=True)  # the bytes may be anything: no value is touched before
     for i, (column, kind) in enumerate(columns.items()):
         values = table[column]
         if pa.types.is_string(kind):
@@ -134,6 +133,8 @@ def _cast(table: pa.Table, columns: Columns) -> pa.Table:
         else:
             values = values.cast(kind)
         table = table.set_column(i, column, values)
+        if pa.types.is_string(kind) and values.null_count:
+            raise BadRecord(f"{values.null_count} nulls in {column}, expected none")
     return table.unify_dictionaries().combine_chunks()
 
 
@@ -144,13 +145,13 @@ def _pages(data: bytes, chunk: Any) -> Iterator[tuple[int, int, int]]:
         begin = chunk.dictionary_page_offset
     at, end = begin, begin + chunk.total_compressed_size
     if not 0 < at <= end <= len(data):
-        raise BadRecord(f"a column lies at bytes {at} to {end} of {len(data)}")
+        raise ValueError(f"a column lies at bytes {at} to {end} of {len(data)}")
     while at < end:
         page, at = _thrift(data, at, 0)
         size, packed = page.get(2, 0), page.get(3, 0)
         head = page.get(5) or page.get(7) or page.get(8) or {}
         if not (isinstance(head, dict) and size >= 0 and packed >= 0):
-            raise BadRecord(f"a page that ends at byte {at} has no size")
+            raise ValueError(f"a page that ends at byte {at} has no size")
         yield head.get(1, 0), size, head.get(4 if 8 in page else 2, 0)
         at += packed
 
@@ -231,7 +232,7 @@ def _batch(message: pa.Message) -> tuple[int, int]:
         says = _read("<q", body, offset) if is_packed and size >= 8 else -1
         unpacked += size if says == -1 else says
         if says < -1:
-            raise BadRecord(f"a buffer says that it unpacks to {says} bytes")
+            raise ValueError(f"a buffer says that it unpacks to {says} bytes")
     return (0 if is_dictionary else rows), unpacked
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from sdiff import KINDS, STEP_S, storage
 from sdiff.geometry import wrap_angle
 from sdiff.logs import expect_no_dtd, read_packed, usable
-from sdiff.logs.driving_log import LANE_TYPES, BadRecord, DrivingLog, Lights, Tracks, VectorMap, plain_name
+from sdiff.logs.driving_log import FARTHEST_M, LANE_TYPES, BadRecord, DrivingLog, Lights, Tracks, VectorMap, plain_name
 from sdiff.logs.frames import check_size, rate
 from sdiff.maps import Features, Lanes, Lines, derive, vector_map
 
@@ -211,8 +211,8 @@ def _shape(el: ET.Element, agent_id: str) -> tuple[float, float, float, float, f
 def _points(parent: ET.Element | None) -> Array:
     points = [] if parent is None else parent.findall("point")
     xy = np.array([(p.findtext("x"), p.findtext("y")) for p in points], np.float64).reshape(-1, 2)
-    if not np.isfinite(xy).all():
-        raise BadRecord("a point of the map or of a shape is not finite")
+    if not (np.abs(xy) < FARTHEST_M).all():
+        raise BadRecord(f"a point of the map or of a shape is not a number below {FARTHEST_M:.0e}")
     return xy
 
 

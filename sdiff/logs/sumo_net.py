@@ -135,7 +135,7 @@ def parse(data: bytes) -> Net:
             elif tag == "junction" and a.get("type") != "internal" and a.get("shape"):
                 net.junctions[a["id"]] = _shape(a["shape"])
             elif tag == "location":
-                net.crs = None if a.get("projParameter", "!") in ("!", "-") else a["projParameter"]
+                net.crs = None if a.get("projParameter", "!") in ("!", "-") else plain_name(a["projParameter"])
             if max(len(net.lanes), len(net.edges), len(net.connections) // 4) > MAX_LANES:
                 raise BadRecord(f"SUMO network of more than {MAX_LANES} lanes; cut a part out with netconvert")
     except (ET.ParseError, KeyError, ValueError, LookupError) as error:

@@ -299,10 +299,13 @@ def drivable_area(lanes: Lines, edges: Lines) -> Lines:
 
 def carriageway(strips: Lines, edges: Lines) -> Lines:
     """The union of the outlines of lanes as rings without holes; see `drivable_area`."""
-    areas = shapely.polygons(shapely.linearrings(strips.xy_m, indices=strips.owner))
-    areas = shapely.simplify(areas, SMOOTH_M, preserve_topology=False)
-    areas = shapely.make_valid(areas, method="structure", keep_collapsed=False)
-    return rings(_without_small_holes(shapely.union_all(areas, grid_size=GRID_M), edges))
+    try:
+        areas = shapely.polygons(shapely.linearrings(strips.xy_m, indices=strips.owner))
+        areas = shapely.simplify(areas, SMOOTH_M, preserve_topology=False)
+        areas = shapely.make_valid(areas, method="structure", keep_collapsed=False)
+        return rings(_without_small_holes(shapely.union_all(areas, grid_size=GRID_M), edges))
+    except shapely.GEOSException as error:
+        raise BadRecord(f"the outlines of the lanes have no union: {error}", stage="validate") from error
 
 
 def _sight_m(
