@@ -3,10 +3,10 @@
     PYTHONPATH=tests python benchmarks/fuzz_readers.py FORMAT INPUT [--mutations N] [--seed S] [--json FILE]
 
 Each mutation (tests/mutations.py) damages one file of one source and does what ingest does with it: reads it, cuts its
-windows, indexes its map, draws the first windows of each log and makes their tables. That happens in a process of its own with LONGEST_S
-seconds, and MOST_BYTES above what its libraries take; where one dies, the next mutation gets a new one. Mutation I of a
-seed is always the same: --only I repeats it without limits and shows where it ends. Exit status 1 after a crash, hang
-or memory above the limit.
+windows, indexes its map, draws the first windows of each log and makes their tables. That happens in a process of its
+own with LONGEST_S seconds, and MOST_BYTES above what its libraries take; where one dies, the next mutation gets a new
+one. Mutation I of a seed is always the same: --only I repeats it without limits and shows where it ends. Exit status 1
+after a crash, hang or memory above the limit.
 """
 
 import argparse
