@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from sdiff.logs.driving_log import BadRecord, plain_name
 
-MOST_ROWS, ROWS_PER_BYTE = 1_000_000, 1 / 8
+MOST_ROWS, ROWS_PER_BYTE = 3_000_000, 1 / 8
 MOST_BYTES, BYTES_PER_BYTE = 256 << 20, 8
 """Rows of a table and bytes that it unpacks to, at most: so many, and so many more per byte of the file."""
 MOST_PARTS = 20_000
