@@ -365,11 +365,10 @@ def rings(polygons: list[shapely.Polygon]) -> Lines:
     rings, todo = [], list(polygons)
     while todo:
         polygon = todo.pop()
-        if not polygon.interiors:
+        x0, y0, x1, y1 = polygon.bounds
+        if not polygon.interiors or not x0 < (x := polygon.interiors[0].centroid.x) < x1:
             rings.append(shapely.get_coordinates(polygon.exterior)[:-1])
             continue
-        x = polygon.interiors[0].centroid.x
-        x0, y0, x1, y1 = polygon.bounds
         halves = [polygon.intersection(shapely.box(*box)) for box in ((x0, y0, x, y1), (x, y0, x1, y1))]
         todo += [p for half in halves for p in shapely.get_parts(half) if isinstance(p, shapely.Polygon)]
     return Lines.of(rings)
