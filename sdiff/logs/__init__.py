@@ -102,13 +102,13 @@ def read_packed(uri: str, most_bytes: int) -> bytes:
         try:
             parts.append(unpack.decompress(data, left))
         except zlib.error as error:
-            raise BadRecord(f"not whole gzip: {error}") from None
+            raise BadRecord(f"not a whole gzip file: {error}") from None
         left -= len(parts[-1])
         if not unpack.eof and left:
-            raise BadRecord("not whole gzip: it ends early")
+            raise BadRecord("not a whole gzip file: it ends early")
         data = unpack.unused_data.lstrip(b"\0") or b""
         if data and data[:2] != GZIP and left:
-            raise BadRecord(f"not whole gzip: {len(data)} bytes follow its end")
+            raise BadRecord(f"not a whole gzip file: {len(data)} bytes follow its end")
     data = b"".join(parts) if parts else data
     if len(data) > most_bytes:
         raise BadRecord(f"document of more than {most_bytes >> 20} MiB, expected less")

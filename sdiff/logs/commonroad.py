@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from sdiff import KINDS, STEP_S, storage
 from sdiff.geometry import wrap_angle
-from sdiff.logs import expect_no_dtd, read_packed, usable
+from sdiff.logs import expect_no_dtd, expect_size, read_packed, usable
 from sdiff.logs.driving_log import FARTHEST_M, LANE_TYPES, BadRecord, DrivingLog, Lights, Tracks, VectorMap, plain_name
 from sdiff.logs.frames import check_size, rate
 from sdiff.maps import Features, Lanes, Lines, derive, vector_map
@@ -212,7 +212,7 @@ def _points(parent: ET.Element | None) -> Array:
     points = [] if parent is None else parent.findall("point")
     xy = np.array([(p.findtext("x"), p.findtext("y")) for p in points], np.float64).reshape(-1, 2)
     if not (np.abs(xy) < FARTHEST_M).all():
-        raise BadRecord(f"a point of the map or of a shape is not a number below {FARTHEST_M:.0e}")
+        raise BadRecord(f"a point of the map or of a shape is not finite, or {FARTHEST_M:.0e} m or more from 0")
     return xy
 
 
@@ -405,6 +405,7 @@ def _lights(root: ET.Element, map: VectorMap, step_s: float, steps: int) -> Ligh
             some = after if direction == "all" else [i for i in after if i in ways]
             lane += some
             state += [shown] * len(some)
+            expect_size(len(lane), steps)
     lanes = np.array(lane, np.int32)
     begin = map.xy_m[map.start[lanes]] if len(lanes) else np.zeros((0, 2))
     return Lights(lanes, begin[:, 0], begin[:, 1], np.array(state, np.int8).reshape(-1, steps))

@@ -184,6 +184,10 @@ def _connection(a: dict[str, str]) -> Connection:
 
 
 def _lane(a: dict[str, str], edge_id: str, function: str) -> Lane:
+    numbers = a.get("width", DEFAULT_LANE_WIDTH_M), a["speed"], a["length"]
+    width_m, speed_mps, length_m = map(float, numbers)
+    if not (np.abs([width_m, speed_mps, length_m]) < FARTHEST_M).all():
+        raise ValueError(f"lane {plain_name(a['id'])} is {width_m} x {length_m} m at {speed_mps} m/s")
     return Lane(
         lane_id=a["id"],
         edge_id=edge_id,
@@ -191,9 +195,9 @@ def _lane(a: dict[str, str], edge_id: str, function: str) -> Lane:
         function=function,
         allow=a.get("allow"),
         disallow=a.get("disallow"),
-        width_m=float(a.get("width", DEFAULT_LANE_WIDTH_M)),
-        speed_mps=float(a["speed"]),
-        length_m=float(a["length"]),
+        width_m=width_m,
+        speed_mps=speed_mps,
+        length_m=length_m,
         shape=_shape(a["shape"]),
     )
 
