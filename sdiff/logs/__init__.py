@@ -115,8 +115,11 @@ def read_packed(uri: str, most_bytes: int) -> bytes:
     return data
 
 
-def expect_no_dtd(data: bytes) -> None:
-    """Raise BadRecord for XML with a DTD: nothing in the formats needs one, entity bombs do."""
+def expect_plain_xml(data: bytes) -> None:
+    """Raise BadRecord for XML with a DTD, as nothing in the formats needs one, but entity bombs do; or of many tags."""
+    tags = data.count(b"<")
+    if tags > MAX_TAGS:
+        raise BadRecord(f"the document has {tags} tags, expected at most {MAX_TAGS}")
     prolog = expat.ParserCreate()
 
     def refuse(*_: object) -> None:
@@ -135,6 +138,8 @@ def expect_no_dtd(data: bytes) -> None:
         raise BadRecord(f"not XML: {error}") from None
 
 
+MAX_TAGS = 3_000_000
+"""Of an XML document; an element takes some 350 bytes of memory."""
 MOST_START_US = 1 << 61
 """The clock of a log, either way: times of windows fit in 64 bits."""
 MAX_TRACK_STEPS = 5_000_000

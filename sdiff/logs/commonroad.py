@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from sdiff import KINDS, STEP_S, storage
 from sdiff.geometry import wrap_angle
-from sdiff.logs import expect_no_dtd, expect_size, read_packed, usable
+from sdiff.logs import expect_plain_xml, expect_size, read_packed, usable
 from sdiff.logs.driving_log import FARTHEST_M, LANE_TYPES, BadRecord, DrivingLog, Lights, Tracks, VectorMap, plain_name
 from sdiff.logs.frames import check_size, rate
 from sdiff.maps import Features, Lanes, Lines, derive, vector_map
@@ -121,7 +121,7 @@ def read(source: str) -> Iterator[DrivingLog | BadRecord]:
 
 
 def _root(data: bytes) -> ET.Element:
-    expect_no_dtd(data)
+    expect_plain_xml(data)
     try:
         root = ET.fromstring(data)
     except (ET.ParseError, ValueError, LookupError) as error:
@@ -257,6 +257,7 @@ class _Lanelets:
     """The lanelets of a document, as lanes and as what lies between and around them."""
 
     def __init__(self, root: ET.Element) -> None:
+        expect_size(0, 0, sum(len(bound) for el in root.iterfind("lanelet") for bound in el))
         every = [(el, self._bounds(el)) for el in root.iterfind("lanelet")]
         self.root = root
         self.crosswalks = [_outline(b) for el, b in every if _types(el) & {"crosswalk"}]

@@ -12,7 +12,7 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 
-from sdiff.logs import expect_no_dtd
+from sdiff.logs import expect_plain_xml
 from sdiff.logs.driving_log import FARTHEST_M, FEATURE_KINDS, LANE_TYPES, BadRecord, VectorMap, plain_name
 
 DEFAULT_LANE_WIDTH_M = 3.2
@@ -108,7 +108,7 @@ class Net:
 
 def elements(data: bytes) -> Iterator[tuple[str, ET.Element]]:
     """ "start" and "end" of each element of a file of SUMO, whose attributes are gone after its end."""
-    expect_no_dtd(data)
+    expect_plain_xml(data)
     for event, el in ET.iterparse(BytesIO(data), ("start", "end")):
         yield event, el
         if event == "end":

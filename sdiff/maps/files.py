@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 import orjson
 
 from sdiff import storage
-from sdiff.logs import argoverse2_map, expect_no_dtd, read_packed, sumo_net
+from sdiff.logs import argoverse2_map, expect_plain_xml, read_packed, sumo_net
 from sdiff.logs.driving_log import BadRecord, VectorMap
 from sdiff.maps.lanes import LaneGraph
 from sdiff.simulate.tools import SimulationError, run
@@ -79,7 +79,7 @@ def read(uri: str) -> MapFile:
     if reader is None:
         raise BadRecord(f"the file is none of the formats of maps; {EXPECTED}")
     if reader is not _argoverse2:
-        expect_no_dtd(data)
+        expect_plain_xml(data)
     map = reader(data)
     map.validate()
     if not LaneGraph(map).drivable.any():
