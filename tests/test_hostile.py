@@ -705,3 +705,25 @@ def test_more_tracks_than_memory_holds_are_refused_before_it_is_taken(format: st
     with memory_below(200 * MIB):
         good, (bad,) = read(format, source)
     assert not good and bad.reason
+
+
+def test_rows_of_sumo_without_a_name_are_passed_over_and_a_long_type_is_unknown(tmp_path: Path) -> None:
+    """Persons may have rows of their own, without a vehicle."""
+    source = sources.sumo_run(tmp_path)
+    (source / "vtypes.add.xml").write_text(sources.VTYPES.replace('id="c"', f'id="{"c" * 999}"/><vType id="c"'))
+    table = sources.sumo_table(agents=3)
+    names, kinds = table["vehicle_id"].to_pylist(), table["vehicle_type"].to_pylist()
+    names = [None if name == "car1" else name for name in names]
+    kinds = ["c" * 999 if name == "car2" else kind for name, kind in zip(names, kinds, strict=True)]
+    table = table.set_column(1, "vehicle_id", pa.array(names)).set_column(5, "vehicle_type", pa.array(kinds))
+    pq.write_table(table, source / "fcd.parquet")
+    (log,), bad = read("sumo", source)
+    assert not bad and log.tracks.agent_id.tolist() == ["car0"]
+
+
+def test_xml_of_too_many_tags_is_refused_before_it_is_parsed(tmp_path: Path) -> None:
+    path = tmp_path / "a.xml.gz"
+    path.write_bytes(gzip.compress(b'<commonRoad benchmarkID="a" timeStepSize="0.1">' + b'<a b=""/>' * 4_000_000, 1))
+    with memory_below(150 * MIB):
+        good, (bad,) = read("commonroad", path)
+    assert not good and "4000001 tags, expected at most" in bad.reason

@@ -88,8 +88,10 @@ def feather(data: bytes, columns: Columns, file: str) -> pa.Table:
 
 
 def names(column: pa.ChunkedArray) -> tuple[NDArray[np.str_], NDArray[np.int64]]:
-    """The distinct texts of a column, sorted, and each row's index into them. The column has no nulls."""
+    """The distinct texts of a column, sorted, and each row's index into them. Raises BadRecord where one is null."""
     column = column.combine_chunks()
+    if nulls := column.null_count + column.dictionary.null_count:
+        raise BadRecord(f"{nulls} nulls in a column of names, expected none")
     if len(column.dictionary) > MOST_NAMES:
         raise BadRecord(f"{len(column.dictionary)} different names in one column, expected at most {MOST_NAMES}")
     texts, of_text = np.unique(
@@ -133,8 +135,6 @@ def _cast(table: pa.Table, columns: Columns) -> pa.Table:
         else:
             values = values.cast(kind)
         table = table.set_column(i, column, values)
-        if pa.types.is_string(kind) and values.null_count:
-            raise BadRecord(f"{values.null_count} nulls in {column}, expected none")
     return table.unify_dictionaries().combine_chunks()
 
 

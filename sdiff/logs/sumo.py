@@ -196,7 +196,7 @@ def _types(data: bytes) -> _Types:
     classes = dict(_DEFAULT_TYPES)
     size = {name: _DEFAULT_SIZE_M.get(c, (5.0, 1.8)) for name, c in classes.items()}
     for a in _elements(data, "vtypes.add.xml", "vType", "id"):
-        type_id, vehicle_class = a["id"], a.get("vClass", "passenger")
+        type_id, vehicle_class = plain_name(a["id"]), a.get("vClass", "passenger")
         length, width = _DEFAULT_SIZE_M.get(vehicle_class, (5.0, 1.8))
         classes[type_id] = vehicle_class
         size[type_id] = _number(a.get("length", length)), _number(a.get("width", width))
@@ -212,11 +212,16 @@ def _rows(fcd: bytes, types: _Types) -> tuple[_Rows, list[BadRecord]]:
         raise BadRecord(
             f"fcd.parquet cannot be read ({error}); expected SUMO's FCD with x, y, angle, type, speed"
         ) from None
-    table = table.filter(pc.is_in(table["vehicle_type"].cast(pa.string()), pa.array(sorted(types.kind))))
+    known = pc.is_in(table["vehicle_type"].cast(pa.string()), pa.array(sorted(types.kind)))
+    table = table.filter(pc.and_(known, pc.is_valid(table["vehicle_id"])))
     if not table.num_rows:
         raise BadRecord("fcd.parquet has no row of a known vehicle type; expected the types of vtypes.add.xml")
     table = table.combine_chunks()
     ids, agent = arrow_file.names(table["vehicle_id"])
+    first = np.zeros(len(ids), np.int64)
+    first[agent[::-1]] = np.arange(len(agent))[::-1]
+    order = np.argsort(first)  # the order in which they appear
+    ids, agent = ids[order], np.argsort(order)[agent]
     type_id, code = arrow_file.names(table["vehicle_type"])
     t, front_x, front_y, angle, speed = (
         table[c].to_numpy() for c, kind in COLUMNS.items() if pa.types.is_floating(kind)
