@@ -3,10 +3,10 @@
     PYTHONPATH=tests python benchmarks/fuzz_readers.py FORMAT INPUT [--mutations N] [--seed S] [--json FILE]
 
 Each mutation (tests/mutations.py) damages one file of one source and does what ingest does with it: reads it, cuts its
-windows, indexes its map and draws the first windows of each log. That happens in a process of its own with LONGEST_S
-seconds, and MOST_BYTES above what its libraries take; where one dies, the next mutation gets a new one. Mutation I of a
-seed is always the same: --only I repeats it without limits and shows where it ends. Exit status 1 after a crash, hang
-or memory above the limit.
+windows, indexes its map, draws the first windows of each log and makes their tables. That happens in a process of its
+own with LONGEST_S seconds, and MOST_BYTES above what its libraries take; where one dies, the next mutation gets a new
+one. Mutation I of a seed is always the same: --only I repeats it without limits and shows where it ends. Exit status 1
+after a crash, hang or memory above the limit.
 """
 
 import argparse
@@ -15,6 +15,7 @@ import multiprocessing
 import os
 import platform
 import resource
+import subprocess
 import sys
 import tempfile
 import time
@@ -30,8 +31,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 from mutations import mutated
 
-from sdiff import logs, raster, storage, windows
+from sdiff import logs, raster, storage, window_tables, windows
 from sdiff.logs.driving_log import BadRecord
+from sdiff.window_tables import Cut
 
 LONGEST_S = 10.0
 MOST_BYTES = 2 << 30
@@ -49,19 +51,28 @@ class Sources:
     def take(self, source: str) -> Counter[str]:
         """What ingest does with a source; counts logs and the reasons of dead letters."""
         counts: Counter[str] = Counter()
+        letters: list[BadRecord] = []
         try:
             for item in self.reader.read(source):
                 if isinstance(item, BadRecord):
-                    counts[f"dead letter: {_alike(item.reason)}"] += 1
+                    letters.append(item)
                     continue
                 item.validate()
                 index = raster.MapIndex.of(item.map)
                 counts["logs"] += 1
-                for window in islice(windows.cut(item, 2.0, 3), DRAWN):
-                    raster.map_bev(index, item.lights, window.step, window.map_SE2_window)
-                    raster.agent_bev(window.agents)
-        except (BadRecord, storage.StorageError) as error:
+                cuts = [Cut(w, item, windows.split_of(item, 0.5)) for w in islice(windows.cut(item, 2.0, 3), DRAWN)]
+                maps = [raster.map_bev(index, item.lights, c.window.step, c.window.map_SE2_window) for c in cuts]
+                images = [raster.agent_bev(c.window.agents) for c in cuts]
+                if cuts:
+                    window_tables.windows_table(cuts, np.stack(maps), np.stack(images))
+                    window_tables.agent_tokens_table(cuts)
+                window_tables.maps_table(item.map)
+        except BadRecord as error:
+            letters.append(error)
+        except storage.StorageError as error:
             counts[f"dead letter: {_alike(str(error).replace(source, 'source'))}"] += 1
+        window_tables.dead_letters_table([(source, bad.record, bad.stage, bad.reason) for bad in letters])
+        counts.update(f"dead letter: {_alike(bad.reason.replace(source, 'source'))}" for bad in letters)
         return counts
 
     def damaged(self, number: int, folder: Path) -> str:
@@ -80,7 +91,7 @@ class Sources:
 
 
 def _alike(reason: str) -> str:
-    return "".join("#" if c.isdigit() else c for c in reason.splitlines()[0])[:70]
+    return "".join("#" if c.isdigit() else c for c in reason.partition("\n")[0])[:70]
 
 
 def work(pipe: Connection, format: str, input: str, seed: int) -> None:
@@ -106,9 +117,10 @@ def work(pipe: Connection, format: str, input: str, seed: int) -> None:
             pipe.send((counts, failure, seconds, 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss))
 
 
-def fuzz(format: str, input: str, mutations: int, seed: int) -> dict[str, Any]:
+def fuzz(format: str, input: str, mutations: int, seed: int, note: str = "") -> dict[str, Any]:
     """Run all mutations; returns the counts, with the numbers of those that failed."""
     context = multiprocessing.get_context("spawn")
+    commit = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False)
     outcomes: Counter[str] = Counter()
     reasons: Counter[str] = Counter()
     failures: dict[str, str] = {}
@@ -148,6 +160,8 @@ def fuzz(format: str, input: str, mutations: int, seed: int) -> dict[str, Any]:
         "format": format,
         "input": input.rstrip("/").rsplit("/", 1)[-1],
         "mutations": mutations,
+        "note": note,
+        "commit": commit.stdout.strip(),
         "seed": seed,
         "outcomes": dict(outcomes),
         "slowest_s": slowest_s,
@@ -164,6 +178,7 @@ def main() -> int:
     parser.add_argument("input")
     parser.add_argument("--mutations", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--note", default="", help="what the input is, for the result")
     parser.add_argument("--only", type=int, metavar="I", help="this mutation alone, in this process")
     parser.add_argument("--json", type=Path, help="the result is appended here")
     args = parser.parse_args()
@@ -172,7 +187,7 @@ def main() -> int:
         with tempfile.TemporaryDirectory() as folder:
             print(sources.take(sources.damaged(args.only, Path(folder))))
         return 0
-    result = fuzz(args.format, args.input, args.mutations, args.seed)
+    result = fuzz(args.format, args.input, args.mutations, args.seed, args.note)
     print(json.dumps(result, indent=1))
     if args.json:
         about = {"python": platform.python_version(), "numpy": np.__version__, "cores": os.cpu_count()}

@@ -221,10 +221,10 @@ def ingest(
 
     Writes the tables windows, agent_tokens, maps and dead_letters, and the data card of all that they hold then.
     """
-    from sdiff.logs import FORMATS
+    from sdiff.logs import ANY, FORMATS
 
-    if format not in FORMATS:
-        raise typer.BadParameter(f"unknown format {format!r}; the known ones are {', '.join(sorted(FORMATS))}")
+    if format not in FORMATS | ANY:
+        raise typer.BadParameter(f"unknown format {format!r}; the known ones are {', '.join(sorted(FORMATS | ANY))}")
     from pipelines import ingest
     from sdiff import data_card, stats
 

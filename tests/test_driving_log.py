@@ -132,7 +132,7 @@ CUT_OFF = [b"", b'{"x": [1, 2', gzip.compress(b'{"x": 1}' * 99, mtime=0)[:40], b
 @pytest.mark.parametrize("data", CUT_OFF)
 def test_a_document_that_is_cut_off_is_a_bad_record(data: bytes, tmp_path: Path) -> None:
     (tmp_path / "a.json").write_bytes(data)
-    with pytest.raises(BadRecord, match="not a whole JSON document"):
+    with pytest.raises(BadRecord, match=r"not a whole (JSON document|gzip file)"):
         logs.read_json(str(tmp_path / "a.json"))
 
 

@@ -18,7 +18,7 @@ STEPS = 41
 
 
 def test_the_table_has_every_format_of_real_logs() -> None:
-    assert {format for _, format, *_ in ROW.findall(PAGE)} == {*logs.FORMATS} - {"sumo", "auto"}
+    assert {format for _, format, *_ in ROW.findall(PAGE)} == {*logs.FORMATS} - {"sumo"}
 
 
 @pytest.mark.parametrize("row", ROW.findall(PAGE), ids=lambda row: row[0])

@@ -153,7 +153,7 @@ def test_the_card_says_where_windows_are_from_what_is_forbidden_and_what_failed(
 
 
 def test_the_card_knows_the_limits_of_every_format_and_the_terms_of_every_licence() -> None:
-    assert set(data_card.LIMITS) == set(logs.FORMATS) - {"auto"}
+    assert set(data_card.LIMITS) == set(logs.FORMATS)
     readers = [logs.reader(name) for name in data_card.LIMITS]
     known = {r.LICENSE for r in readers if hasattr(r, "LICENSE")} | set(LICENSES.values())
     known |= {region.license for region in REGIONS}

@@ -1,12 +1,12 @@
 """Driving logs: one module per source format, each with `find(uri)` and `read(source)`."""
 
-import gzip
 import json
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from importlib import import_module
 from typing import Any, Protocol, cast
+from xml.parsers import expat
 
 import numpy as np
 import orjson
@@ -14,12 +14,11 @@ from numpy.typing import NDArray
 
 from sdiff import STEP_S, storage
 from sdiff.geometry import wrap_angle
-from sdiff.logs.driving_log import BadRecord, DrivingLog, Tracks
+from sdiff.logs.driving_log import FARTHEST_M, LONGEST_NAME, BadRecord, DrivingLog, Tracks
 
 FORMATS = {
     "argoverse2_motion": "sdiff.logs.argoverse2",
     "argoverse2_sensor": "sdiff.logs.argoverse2_sensor",
-    "auto": "sdiff.logs.auto",
     "commonroad": "sdiff.logs.commonroad",
     "gpudrive": "sdiff.logs.gpudrive",
     "nuplan": "sdiff.logs.nuplan",
@@ -28,12 +27,19 @@ FORMATS = {
     "scenarionet": "sdiff.logs.scenarionet",
 }
 """Format name -> the module that reads it."""
+ANY = {"auto": "sdiff.logs.auto"}
+"""What stands for all of them."""
 
 MAX_STEP_ERROR_S = 0.02
 """How far the time between two poses is from 0.1 s: clocks of sensors waver."""
 
 POSE_FIELDS = ("x_m", "y_m", "heading_rad", "vx_mps", "vy_mps")
 """Fields of Tracks that hold a number per step."""
+
+
+GZIP = b"\x1f\x8b"
+MOST_JSON_BYTES = 32 << 20
+"""Unpacked; eight times the largest document seen. What it holds takes up to thirty times its bytes in memory."""
 
 
 class Reader(Protocol):
@@ -59,10 +65,11 @@ class Reader(Protocol):
 
 
 def reader(format: str) -> Reader:
-    """The reader of a format. Raises ValueError for a name that is not in FORMATS."""
-    if format not in FORMATS:
-        raise ValueError(f"unknown format {format!r}; the known ones are {', '.join(sorted(FORMATS))}")
-    return cast(Reader, import_module(FORMATS[format]))
+    """The reader of a format. Raises ValueError for a name that is neither in FORMATS nor in ANY."""
+    modules = FORMATS | ANY
+    if format not in modules:
+        raise ValueError(f"unknown format {format!r}; the known ones are {', '.join(sorted(modules))}")
+    return cast(Reader, import_module(modules[format]))
 
 
 def of_source(reader: Reader, source: str) -> Reader:
@@ -85,16 +92,14 @@ def read_json(uri: str) -> Any:
 
     Raises BadRecord where it is not JSON, storage.StorageError where it cannot be read.
     """
-    data = storage.read_bytes(uri)
+    data = read_packed(uri, MOST_JSON_BYTES)
     try:
-        if data[:2] == b"\x1f\x8b":
-            data = gzip.decompress(data)
         return orjson.loads(data)
-    except (orjson.JSONDecodeError, EOFError, OSError, zlib.error) as error:
+    except orjson.JSONDecodeError as error:
         reason = error
     try:
         return json.loads(data)  # slower, but takes NaN: then only the tracks that hold it are lost
-    except ValueError:
+    except (ValueError, RecursionError):
         raise BadRecord(f"not a whole JSON document: {reason}") from reason
 
 
@@ -103,20 +108,52 @@ def read_packed(uri: str, most_bytes: int) -> bytes:
 
     Raises BadRecord where it is not whole or unpacks to more than `most_bytes`, StorageError where it cannot be read.
     """
-    data = storage.read_bytes(uri)
-    if data[:2] == b"\x1f\x8b":
+    data, parts, left = storage.read_bytes(uri), [], most_bytes + 1
+    while data[:2] == GZIP and left:
         unpack = zlib.decompressobj(wbits=31)
         try:
-            data = unpack.decompress(data, most_bytes + 1)
+            parts.append(unpack.decompress(data, left))
         except zlib.error as error:
-            raise BadRecord(f"not whole gzip: {error}") from None
-        if not unpack.eof and len(data) <= most_bytes:
-            raise BadRecord("not whole gzip: it ends early")
+            raise BadRecord(f"not a whole gzip file: {error}") from None
+        left -= len(parts[-1])
+        if not unpack.eof and left:
+            raise BadRecord("not a whole gzip file: it ends early")
+        data = unpack.unused_data.lstrip(b"\0") or b""
+        if data and data[:2] != GZIP and left:
+            raise BadRecord(f"not a whole gzip file: {len(data)} bytes follow its end")
+    data = b"".join(parts) if parts else data
     if len(data) > most_bytes:
         raise BadRecord(f"document of more than {most_bytes >> 20} MiB, expected less")
     return data
 
 
+def expect_plain_xml(data: bytes) -> None:
+    """Raise BadRecord for XML with a DTD, as nothing in the formats needs one, but entity bombs do; or of many tags."""
+    tags = data.count(b"<")
+    if tags > MAX_TAGS:
+        raise BadRecord(f"the document has {tags} tags, expected at most {MAX_TAGS}")
+    prolog = expat.ParserCreate()
+
+    def refuse(*_: object) -> None:
+        raise BadRecord("the document has a DTD, expected none")
+
+    def stop(*_: object) -> None:
+        raise StopIteration
+
+    prolog.StartDoctypeDeclHandler = refuse
+    prolog.StartElementHandler = stop
+    try:
+        prolog.Parse(data, True)
+    except StopIteration:
+        pass
+    except expat.ExpatError as error:
+        raise BadRecord(f"not XML: {error}") from None
+
+
+MAX_TAGS = 3_000_000
+"""Of an XML document; an element takes some 350 bytes of memory."""
+MOST_START_US = 1 << 61
+"""The clock of a log, either way: times of windows fit in 64 bits."""
 MAX_TRACK_STEPS = 5_000_000
 MAX_VERTICES = 1_000_000
 """Steps of all tracks of a log, and vertices of its map: ten times what 10,000 agents in a town need."""
@@ -165,6 +202,12 @@ def usable(log: DrivingLog, faults: Mapping[int, str] | None = None) -> Iterator
     poses = {name: np.where(tracks.valid, getattr(tracks, name), 0.0) for name in POSE_FIELDS}
     poses["heading_rad"] = wrap_angle(poses["heading_rad"])
     log = replace(log, tracks=replace(tracks, **poses), recorder=recorder, size_known=size_known)
+    names = {"log_id": log.log_id, "region": log.region, "split_key": log.split_key, "map_id": log.map.map_id}
+    for field, text in names.items():
+        if len(text) > LONGEST_NAME:
+            raise BadRecord(f"{field} has more than {LONGEST_NAME} characters: {text[:40]!r}...", stage="validate")
+    if abs(log.start_us) > MOST_START_US:
+        raise BadRecord(f"the log starts at {log.start_us:.6g} us, expected a time", stage="validate")
     log.validate()
     yield log
 
@@ -174,10 +217,14 @@ def _track_faults(tracks: Tracks) -> dict[int, str]:
     _, inverse, count = np.unique(tracks.agent_id, return_inverse=True, return_counts=True)
     size_ok = (tracks.length_m > 0) & (tracks.length_m < 40) & (tracks.width_m > 0) & (tracks.width_m < 10)
     not_finite = {name: (tracks.valid & ~np.isfinite(getattr(tracks, name))).any(1) for name in POSE_FIELDS}
+    with np.errstate(invalid="ignore"):
+        absurd = {name: (tracks.valid & (np.abs(getattr(tracks, name)) >= FARTHEST_M)).any(1) for name in POSE_FIELDS}
     checks = [
+        *((bad, f"{name} is {FARTHEST_M:.0e} or more at a valid step") for name, bad in absurd.items()),
         *((bad, f"{name} is not a finite number at a valid step") for name, bad in not_finite.items()),
         (~size_ok, "box size is not within 40 x 10 m and above 0"),
         (count[inverse] > 1, "track id comes more than once, expected once per log"),
         (~tracks.valid.any(1), "no valid step, expected at least one"),
+        (np.strings.str_len(tracks.agent_id) > LONGEST_NAME, f"track id has more than {LONGEST_NAME} characters"),
     ]
     return {int(i): reason for bad, reason in checks for i in np.flatnonzero(bad)}

@@ -8,12 +8,11 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from sdiff import KINDS, storage
-from sdiff.logs import argoverse2_map, usable
-from sdiff.logs.driving_log import BadRecord, DrivingLog, Lights, Tracks, VectorMap
+from sdiff.logs import argoverse2_map, arrow_file, expect_size, usable
+from sdiff.logs.driving_log import BadRecord, DrivingLog, Lights, Tracks, VectorMap, plain_name
 
 DATASET = "argoverse2_motion"
 LICENSE = "CC BY-NC-SA 4.0"
@@ -58,9 +57,7 @@ def find(uri: str) -> list[str]:
 
 def files(source: str) -> list[str]:
     """The scenario and the map that lies beside it."""
-    folder, _, name = source.rpartition("/")
-    uri = storage.join(folder or ".", f"log_map_archive_{name.removeprefix('scenario_').partition('.')[0]}.json")
-    return [source, *(u for u in (uri, f"{uri}.gz") if storage.exists(u))]
+    return [source, *_maps(source)]
 
 
 def read(source: str) -> Iterator[DrivingLog | BadRecord]:
@@ -70,14 +67,16 @@ def read(source: str) -> Iterator[DrivingLog | BadRecord]:
     Raises BadRecord where the scenario or its map cannot be used, storage.StorageError where one cannot be read.
     """
     table = _table(source)
-    scenario_id = str(_only(table, "scenario_id"))
+    scenario_id = plain_name(_only(table, "scenario_id"))
     start_ns = float(_only(table, "start_timestamp"))
+    if not np.isfinite(start_ns):
+        raise BadRecord(f"start_timestamp is {start_ns}, expected a time [ns]")
     tracks, faults = _tracks(table)
     recorder = np.flatnonzero(tracks.agent_id == "AV")
     log = DrivingLog(
         log_id=scenario_id,
         dataset=DATASET,
-        region=str(_only(table, "city")),
+        region=plain_name(_only(table, "city")),
         license=LICENSE,
         tracks=tracks,
         map=_map(source, scenario_id),
@@ -90,21 +89,11 @@ def read(source: str) -> Iterator[DrivingLog | BadRecord]:
 
 
 def _table(source: str) -> pa.Table:
-    data = storage.read_bytes(source)
-    try:
-        file = pq.ParquetFile(pa.BufferReader(data))
-        missing = sorted(set(COLUMNS) - set(file.schema_arrow.names))
-        if missing:
-            raise BadRecord(f"the table lacks the columns {missing}; expected an Argoverse 2 motion scenario")
-        table = file.read(columns=list(COLUMNS)).select(list(COLUMNS)).cast(pa.schema(list(COLUMNS.items())))
-    except (pa.ArrowException, OSError) as error:
-        raise BadRecord(f"not a whole Parquet file of a scenario: {error}") from error
-    if not table.num_rows:
-        raise BadRecord("the table has no rows, expected one per track and step")
+    table = arrow_file.parquet(storage.read_bytes(source), COLUMNS, "the scenario")
     for name in ("track_id", "object_type", "timestep"):
         if table[name].null_count:
             raise BadRecord(f"{table[name].null_count} nulls in {name}, expected none")
-    return table.combine_chunks()
+    return table
 
 
 def _only(table: pa.Table, column: str) -> Any:
@@ -117,21 +106,21 @@ def _only(table: pa.Table, column: str) -> Any:
 
 def _tracks(table: pa.Table) -> tuple[Tracks, dict[int, str]]:
     """All tracks, and what is wrong with those whose rows contradict each other."""
-    ids, agent = np.unique(table["track_id"].to_numpy().astype(np.str_), return_inverse=True)
+    ids, agent = arrow_file.names(table["track_id"])
     step = table["timestep"].to_numpy()
     if step.min() < 0 or step.max() >= MAX_STEPS:
         raise BadRecord(f"timestep runs from {step.min()} to {step.max()}, expected 0 to less than {MAX_STEPS}")
     n, steps = len(ids), int(step.max()) + 1
+    expect_size(n, steps)
     rows = np.zeros((n, steps), np.int64)
     np.add.at(rows, (agent, step), 1)
 
-    types = table["object_type"].combine_chunks().dictionary_encode()
-    names, code = types.dictionary.to_pylist(), types.indices.to_numpy().astype(np.int64)
+    names, code = arrow_file.names(table["object_type"])
     track_type = np.zeros(n, np.int64)
     track_type[agent] = code
     changes = np.zeros(n, bool)
     changes[agent[code != track_type[agent]]] = True
-    unknown = ~np.isin(track_type, [i for i, name in enumerate(names) if name in OBJECT_TYPES])
+    unknown = ~np.isin(track_type, [i for i, type in enumerate(names) if type in OBJECT_TYPES])
     checks = (
         (changes, "object_type changes along the track, expected one for all its rows"),
         (unknown, f"object_type is none of {', '.join(OBJECT_TYPES)}"),
@@ -144,7 +133,9 @@ def _tracks(table: pa.Table) -> tuple[Tracks, dict[int, str]]:
         values[agent, step] = table[column].to_numpy()
         return values
 
-    kind, length_m, width_m = zip(*(OBJECT_TYPES.get(name, OBJECT_TYPES["unknown"]) for name in names), strict=True)
+    kind, length_m, width_m = zip(
+        *(OBJECT_TYPES.get(str(type), OBJECT_TYPES["unknown"]) for type in names), strict=True
+    )
     tracks = Tracks(
         agent_id=ids,
         kind=np.array([KINDS.index(k) for k in kind], np.int8)[track_type],
@@ -161,9 +152,14 @@ def _tracks(table: pa.Table) -> tuple[Tracks, dict[int, str]]:
 
 
 def _map(source: str, scenario_id: str) -> VectorMap:
-    folder = source.rsplit("/", 1)[0] if "/" in source else "."
-    uri = storage.join(folder, f"log_map_archive_{scenario_id}.json")
-    uri = uri if storage.exists(uri) else f"{uri}.gz"
-    if not storage.exists(uri):
+    found = _maps(source)
+    if not found:
         raise BadRecord("no map beside the scenario; expected log_map_archive_<scenario id>.json in its folder")
-    return argoverse2_map.read(uri, scenario_id)
+    return argoverse2_map.read(found[0], scenario_id)
+
+
+def _maps(source: str) -> list[str]:
+    """The map beside a scenario, by the name of its file: what the file says of itself leads to no other place."""
+    folder, _, file = source.rpartition("/")
+    uri = storage.join(folder or ".", f"log_map_archive_{file.removeprefix('scenario_').partition('.')[0]}.json")
+    return [u for u in (uri, f"{uri}.gz") if storage.exists(u)]

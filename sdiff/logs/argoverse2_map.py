@@ -40,10 +40,10 @@ def map_of(archive: Any, map_id: str) -> VectorMap:
                 Features("crosswalk", _crossings(list(archive["pedestrian_crossings"].values()))),
             ],
         )
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError, OverflowError, IndexError, shapely.GEOSException) as error:
         raise BadRecord(
-            f"not an Argoverse 2 map: {type(error).__name__} {error}; expected lane_segments, drivable_areas "
-            "and pedestrian_crossings with points of x and y"
+            f"not an Argoverse 2 map: {type(error).__name__} {str(error)[:200]}; expected lane_segments, "
+            "drivable_areas and pedestrian_crossings with points of x and y"
         ) from error
 
 

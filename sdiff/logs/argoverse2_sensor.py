@@ -11,7 +11,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from sdiff import KINDS, STEP_S, storage
-from sdiff.logs import argoverse2_map, usable
+from sdiff.logs import argoverse2_map, arrow_file, usable
 from sdiff.logs.driving_log import BadRecord, DrivingLog, Lights, Tracks, VectorMap
 from sdiff.logs.frames import check_size, rate, steps_of
 
@@ -122,25 +122,12 @@ def _read_annotations(source: str) -> tuple[pa.Table, int]:
     for name in ("timestamp_ns", "track_uuid", "category"):
         if table[name].null_count:
             raise BadRecord(f"{table[name].null_count} nulls in {name}, expected none")
-    keep = np.array(table["category"].to_pylist(), object) != EGO_CATEGORY
-    return table.filter(pa.array(keep)), int(table["timestamp_ns"].to_numpy().min())
+    categories, category = arrow_file.names(table["category"])
+    return table.filter(pa.array((categories != EGO_CATEGORY)[category])), int(table["timestamp_ns"].to_numpy().min())
 
 
 def _table(uri: str, columns: dict[str, pa.DataType]) -> pa.Table:
-    name = uri.rsplit("/", 1)[-1]
-    data = storage.read_bytes(uri)
-    try:
-        table = pa.ipc.open_file(pa.BufferReader(data)).read_all()
-        table.validate(full=True)  # the bytes may be anything: no value is touched before
-        missing = sorted(set(columns) - set(table.schema.names))
-        if missing:
-            raise BadRecord(f"{name} lacks the columns {missing}; expected a file of an Argoverse 2 sensor log")
-        table = table.select(list(columns)).cast(pa.schema(list(columns.items())))
-    except (pa.ArrowException, OSError, MemoryError) as error:
-        raise BadRecord(f"{name} is not a whole Feather file: {error}") from error
-    if not table.num_rows:
-        raise BadRecord(f"{name} has no rows, expected one or more per frame")
-    return table.combine_chunks()
+    return arrow_file.feather(storage.read_bytes(uri), columns, uri.rsplit("/", 1)[-1])
 
 
 def _tracks(table: pa.Table, poses: pa.Table) -> tuple[Tracks, dict[int, str]]:
@@ -154,14 +141,14 @@ def _tracks(table: pa.Table, poses: pa.Table) -> tuple[Tracks, dict[int, str]]:
     time_s[step_of_frame] = (frame_ns - frame_ns[0]) / 1e9
     city_SE3_ego = _at(poses, frame_ns)
 
-    ids, agent = np.unique(table["track_uuid"].to_numpy(zero_copy_only=False).astype(np.str_), return_inverse=True)
+    ids, agent = arrow_file.names(table["track_uuid"])
     n = len(ids) + 1
     check_size(n, steps)
     step = step_of_frame[frame]
     rows = np.zeros((n, steps), np.int64)
     np.add.at(rows, (agent, step), 1)
     rows[-1, step_of_frame] = 1
-    names, code = np.unique(table["category"].to_numpy(zero_copy_only=False).astype(np.str_), return_inverse=True)
+    names, code = arrow_file.names(table["category"])
     category = np.zeros(n, np.int64)
     category[agent] = code
     changes = np.zeros(n, bool)

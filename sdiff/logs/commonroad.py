@@ -7,15 +7,14 @@ import re
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 from typing import NamedTuple
-from xml.parsers import expat
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sdiff import KINDS, STEP_S, storage
 from sdiff.geometry import wrap_angle
-from sdiff.logs import read_packed, usable
-from sdiff.logs.driving_log import LANE_TYPES, BadRecord, DrivingLog, Lights, Tracks, VectorMap
+from sdiff.logs import expect_plain_xml, expect_size, read_packed, usable
+from sdiff.logs.driving_log import FARTHEST_M, LANE_TYPES, BadRecord, DrivingLog, Lights, Tracks, VectorMap, plain_name
 from sdiff.logs.frames import check_size, rate
 from sdiff.maps import Features, Lanes, Lines, derive, vector_map
 
@@ -93,10 +92,10 @@ def read(source: str) -> Iterator[DrivingLog | BadRecord]:
     """
     root = _root(read_packed(source, MOST_BYTES))
     try:
-        name = root.attrib["benchmarkID"].strip()
+        scenario = plain_name(root.attrib["benchmarkID"].strip())
         step_s = float(root.attrib["timeStepSize"])
         tracks, bad = _obstacles(root, step_s)
-        vector_map = _Lanelets(root).map(name)
+        vector_map = _Lanelets(root).map(scenario)
     except (KeyError, ValueError, TypeError, AttributeError, OverflowError) as error:
         if isinstance(error, BadRecord):
             raise
@@ -106,39 +105,23 @@ def read(source: str) -> Iterator[DrivingLog | BadRecord]:
         ) from error
     yield from bad
     if not len(tracks.agent_id):
-        raise BadRecord("the log has no usable track, expected at least one", stage="validate", record=name)
+        raise BadRecord("the log has no usable track, expected at least one", stage="validate", record=scenario)
     yield from usable(
         DrivingLog(
             log_id=source.rsplit("/", 1)[-1].removesuffix(".gz").removesuffix(".xml"),
             dataset=DATASET,
-            region=re.sub(r"-[0-9].*", "", name) or "unknown",
+            region=re.sub(r"-[0-9].*", "", scenario) or "unknown",
             license=LICENSE,
             tracks=tracks,
             map=vector_map,
             lights=_lights(root, vector_map, step_s, tracks.valid.shape[1]),
-            split_key=re.sub(r"(-[0-9]+)_.*", r"\1", name),  # configurations of one scene show the same traffic
+            split_key=re.sub(r"(-[0-9]+)_.*", r"\1", scenario),  # configurations of one scene show the same traffic
         )
     )
 
 
 def _root(data: bytes) -> ET.Element:
-    """The document's root. Documents with a DTD are refused: nothing in the format needs one, entity bombs do."""
-    prolog = expat.ParserCreate()
-
-    def refuse(*_: object) -> None:
-        raise BadRecord("the document has a DTD, expected none in a CommonRoad scenario")
-
-    def stop(*_: object) -> None:
-        raise StopIteration
-
-    prolog.StartDoctypeDeclHandler = refuse
-    prolog.StartElementHandler = stop
-    try:
-        prolog.Parse(data, True)
-    except StopIteration:
-        pass
-    except expat.ExpatError as error:
-        raise BadRecord(f"not XML: {error}") from None
+    expect_plain_xml(data)
     try:
         root = ET.fromstring(data)
     except (ET.ParseError, ValueError, LookupError) as error:
@@ -228,8 +211,8 @@ def _shape(el: ET.Element, agent_id: str) -> tuple[float, float, float, float, f
 def _points(parent: ET.Element | None) -> Array:
     points = [] if parent is None else parent.findall("point")
     xy = np.array([(p.findtext("x"), p.findtext("y")) for p in points], np.float64).reshape(-1, 2)
-    if not np.isfinite(xy).all():
-        raise BadRecord("a point of the map or of a shape is not finite")
+    if not (np.abs(xy) < FARTHEST_M).all():
+        raise BadRecord(f"a point of the map or of a shape is not finite, or {FARTHEST_M:.0e} m or more from 0")
     return xy
 
 
@@ -257,7 +240,7 @@ def _on_grid(found: list[_Track], step_s: float) -> Tracks:
     time_s = np.arange(steps) * STEP_S
     given = np.isfinite(speed)
     return Tracks(
-        agent_id=np.array([t.agent_id for t in found], np.str_),
+        agent_id=np.array([plain_name(t.agent_id) for t in found], np.str_),
         kind=np.array([t.kind for t in found], np.int8),
         length_m=np.array([t.size_m[0] for t in found], np.float32),
         width_m=np.array([t.size_m[1] for t in found], np.float32),
@@ -274,6 +257,7 @@ class _Lanelets:
     """The lanelets of a document, as lanes and as what lies between and around them."""
 
     def __init__(self, root: ET.Element) -> None:
+        expect_size(0, 0, sum(len(bound) for el in root.iterfind("lanelet") for bound in el))
         every = [(el, self._bounds(el)) for el in root.iterfind("lanelet")]
         self.root = root
         self.crosswalks = [_outline(b) for el, b in every if _types(el) & {"crosswalk"}]
@@ -411,16 +395,18 @@ def _lights(root: ET.Element, map: VectorMap, step_s: float, steps: int) -> Ligh
     lane: list[int] = []
     state: list[NDArray[np.int8]] = []
     for el in root.iterfind("lanelet"):
+        refs = [ref.get("ref") for ref in el.iterfind("trafficLightRef") if ref.get("ref") in states]
         own = index.get(el.get("id", ""), -1)
+        if own < 0 or not refs:
+            continue
         after = map.successors[map.successors[:, 0] == own, 1].tolist()
-        for ref in el.iterfind("trafficLightRef"):
-            if own < 0 or ref.get("ref") not in states:
-                continue
-            shown, direction = states[ref.get("ref")]
+        for ref in refs:
+            shown, direction = states[ref]
             ways = [w for name, to in turns.items() if name in direction.lower() for w in to]
             some = after if direction == "all" else [i for i in after if i in ways]
             lane += some
             state += [shown] * len(some)
+            expect_size(len(lane), steps)
     lanes = np.array(lane, np.int32)
     begin = map.xy_m[map.start[lanes]] if len(lanes) else np.zeros((0, 2))
     return Lights(lanes, begin[:, 0], begin[:, 1], np.array(state, np.int8).reshape(-1, steps))

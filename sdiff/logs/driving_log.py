@@ -24,7 +24,19 @@ LIGHT_STATES = ("unknown", "stop", "caution", "go")
 
 
 FARTHEST_M = 1e9
-"""No vertex of a map is farther from its origin; absurd ones keep those who draw busy for hours."""
+"""No vertex of a map, and no agent, is farther from the origin; absurd ones keep those who draw busy for hours."""
+LONGEST_NAME = 200
+"""Characters of an id or another name: arrays of text take the longest one's room for each."""
+LONGEST_REASON = 2000
+
+
+def plain_name(value: object, longest: int = LONGEST_NAME + 1) -> str:
+    """An id or another name of a source as text that NumPy and Parquet hold; one that is too long stays too long.
+
+    What text cannot hold everywhere (lone surrogates, NUL) is written as Python escapes it.
+    """
+    text = str(value)[:longest]
+    return text.encode(errors="backslashreplace").decode().replace("\0", "\\x00")[:longest]
 
 
 class BadRecord(ValueError):
@@ -35,8 +47,9 @@ class BadRecord(ValueError):
     """
 
     def __init__(self, reason: str, *, stage: str = "read", record: str = "", is_log: bool = False) -> None:
-        super().__init__(reason, stage, record)
-        self.reason, self.stage, self.record, self.is_log = reason, stage, record, is_log
+        super().__init__(reason)  # what it is made of again where it comes from another process
+        self.reason, self.record = plain_name(reason, LONGEST_REASON), plain_name(record)
+        self.stage, self.is_log = stage, is_log
 
     def __str__(self) -> str:
         return self.reason

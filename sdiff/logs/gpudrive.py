@@ -3,6 +3,7 @@
 Format: https://github.com/Emerge-Lab/gpudrive (data_utils), https://github.com/facebookresearch/nocturne (docs)
 """
 
+from collections import Counter
 from collections.abc import Iterator
 from itertools import chain
 from typing import Any, NamedTuple
@@ -13,8 +14,8 @@ from numpy.typing import NDArray
 
 from sdiff import KINDS, storage
 from sdiff.geometry import wrap_angle
-from sdiff.logs import read_json, usable
-from sdiff.logs.driving_log import LANE_TYPES, BadRecord, DrivingLog, Lights, Tracks, VectorMap
+from sdiff.logs import expect_size, read_json, usable
+from sdiff.logs.driving_log import LANE_TYPES, BadRecord, DrivingLog, Lights, Tracks, VectorMap, plain_name
 from sdiff.maps import Features, Lanes, Lines, derive, vector_map
 
 DATASET = "gpudrive"
@@ -96,12 +97,12 @@ def read(source: str) -> Iterator[DrivingLog | BadRecord]:
         roads = _roads(raw["roads"])
         signals = _signals(raw.get("tl_states") or {}, tracks.valid.shape[1])
         recorder = (raw.get("metadata") or {}).get("sdc_track_index")
-        scenario_id = str(raw.get("scenario_id") or "")
-    except (KeyError, TypeError, AttributeError, ValueError, IndexError) as error:
+        scenario_id = plain_name(raw.get("scenario_id") or "")
+    except (KeyError, TypeError, AttributeError, ValueError, IndexError, OverflowError) as error:
         if isinstance(error, BadRecord):
             raise
         raise BadRecord(
-            f"not a GPUDrive scenario: {type(error).__name__} {error}; expected objects, each with "
+            f"not a GPUDrive scenario: {type(error).__name__} {str(error)[:200]}; expected objects, each with "
             f"{', '.join(OBJECT_FIELDS)}, and roads, each with type and geometry, whose points have x and y"
         ) from error
     if recorder is not None and not (isinstance(recorder, int) and 0 <= recorder < len(tracks.agent_id)):
@@ -127,7 +128,8 @@ def _tracks(objects: list[dict[str, Any]]) -> tuple[Tracks, dict[int, str]]:
     lengths = [len(o["valid"]) for o in objects if "valid" in o]
     if not lengths:
         raise BadRecord("the log has no objects, expected at least one")
-    steps = max(set(lengths), key=lengths.count)
+    steps = Counter(lengths).most_common(1)[0][0]
+    expect_size(len(objects), steps)
     found = [_object_fault(o, steps) for o in objects]
     faults = {i: reason for i, reason in enumerate(found) if reason}
     nowhere = [{"x": None, "y": None}] * steps
@@ -140,14 +142,14 @@ def _tracks(objects: list[dict[str, Any]]) -> tuple[Tracks, dict[int, str]]:
     blank |= {"length": None, "width": None, "type": "unset"}
     rows = [{**blank, "id": o.get("id")} if i in faults else o for i, o in enumerate(objects)]
 
-    def dense(name: str, axis: str) -> NDArray[np.float64]:
-        return np.array([p[axis] for o in rows for p in o[name]], np.float64).reshape(len(rows), steps)
+    def dense(field: str, axis: str) -> NDArray[np.float64]:
+        return np.array([p[axis] for o in rows for p in o[field]], np.float64).reshape(len(rows), steps)
 
-    x, y, vx, vy = (dense(name, axis) for name in ("position", "velocity") for axis in ("x", "y"))
+    x, y, vx, vy = (dense(field, axis) for field in ("position", "velocity") for axis in ("x", "y"))
     valid = np.array([o["valid"] for o in rows], bool) & ~((x == NO_POSITION_M) & (y == NO_POSITION_M))
     has_ids = all(o.get("id") is not None for o in rows)
     tracks = Tracks(
-        agent_id=np.array([str(o["id"] if has_ids else i) for i, o in enumerate(rows)], np.str_),
+        agent_id=np.array([plain_name(o["id"] if has_ids else i) for i, o in enumerate(rows)], np.str_),
         kind=np.array([KINDS.index(OBJECT_KINDS[o["type"]]) for o in rows], np.int8),
         length_m=np.array([o["length"] for o in rows], np.float32),
         width_m=np.array([o["width"] for o in rows], np.float32),
@@ -163,14 +165,14 @@ def _tracks(objects: list[dict[str, Any]]) -> tuple[Tracks, dict[int, str]]:
 
 def _object_fault(thing: dict[str, Any], steps: int) -> str | None:
     """What keeps an object from being read, if anything does."""
-    missing = [name for name in OBJECT_FIELDS if name not in thing]
+    missing = [field for field in OBJECT_FIELDS if field not in thing]
     if missing:
         return f"object lacks {', '.join(missing)}"
-    other = {name: len(thing[name]) for name in STEP_FIELDS if len(thing[name]) != steps}
+    other = {field: len(thing[field]) for field in STEP_FIELDS if len(thing[field]) != steps}
     if other:
         return f"object has {other} steps, expected {steps} as in the rest of the log"
     if thing["type"] not in OBJECT_KINDS:
-        return f"object type is {thing['type']!r}, expected one of {', '.join(OBJECT_KINDS)}"
+        return f"object type is {plain_name(thing['type'])!r}, expected one of {', '.join(OBJECT_KINDS)}"
     return None
 
 
@@ -204,6 +206,7 @@ def _roads(roads: list[dict[str, Any]]) -> _Roads:
     lanes = whole["lane"]
     if not lanes:
         raise BadRecord("the map has no lanes, expected at least one")
+    expect_size(0, 0, sum(len(r["geometry"]) for features in whole.values() for r in features))
     return _Roads(
         {name: _lines(features) for name, features in whole.items()},
         [None if r.get("id") is None else str(r["id"]) for r in lanes],
@@ -255,6 +258,7 @@ class _Signals(NamedTuple):
 
 
 def _signals(states: dict[str, dict[str, Any]], steps: int) -> _Signals:
+    expect_size(len(states), steps)
     xy_m = np.array([(s["x"][0], s["y"][0]) for s in states.values()], np.float64).reshape(-1, 2)
     row = np.repeat(np.arange(len(states)), [len(s["state"]) for s in states.values()])
     step = np.array(list(chain.from_iterable(s["time_index"] for s in states.values())), np.int64)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from sdiff import KINDS, STEP_S, storage
 from sdiff.geometry import wrap_angle
 from sdiff.logs import nuplan_map, sqlite_file, usable
-from sdiff.logs.driving_log import BadRecord, DrivingLog, Lights, Tracks
+from sdiff.logs.driving_log import BadRecord, DrivingLog, Lights, Tracks, plain_name
 from sdiff.logs.frames import check_size, rate, steps_of
 from sdiff.logs.nuplan_map import CityMap
 from sdiff.logs.sqlite_file import Database
@@ -154,7 +154,7 @@ def _about(database: Database) -> tuple[str, str]:
     location = location.removesuffix(".gpkg")
     if not _LOCATION.fullmatch(location) or not name.strip() or "/" in name:
         raise BadRecord(f"logfile and location are {name[:80]!r} and {location[:80]!r}, expected plain names")
-    return name, location
+    return plain_name(name), location
 
 
 def _find_map(source: str, location: str) -> tuple[str | None, list[str]]:
@@ -221,7 +221,7 @@ def _agents(database: Database) -> _Agents:
         "SELECT t.rowid, t.token, c.name, t.length, t.width FROM track t LEFT JOIN category c "
         "ON c.token = t.category_token ORDER BY t.rowid"
     )
-    ids = [token.hex() if isinstance(token, bytes) else str(token) for _, token, _, _, _ in rows]
+    ids = [plain_name(token.hex() if isinstance(token, bytes) else token) for _, token, _, _, _ in rows]
     size = [[x if isinstance(x, int | float) else np.nan for x in row[3:]] for row in rows]
     return _Agents(
         row=np.array([row[0] for row in rows], np.int64),

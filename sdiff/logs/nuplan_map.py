@@ -49,6 +49,13 @@ def read(uri: str, map_id: str, epsg: int, bounds_m: tuple[float, float, float, 
     """
     if not utm.is_utm(epsg):
         raise BadRecord(f"ego poses are in EPSG:{epsg}, expected a UTM zone")
+    try:
+        return _read(uri, map_id, epsg, bounds_m)
+    except shapely.GEOSException as error:
+        raise BadRecord(f"map.gpkg holds shapes that are none: {error}") from error
+
+
+def _read(uri: str, map_id: str, epsg: int, bounds_m: tuple[float, float, float, float]) -> CityMap:
     x0, y0, x1, y1 = bounds_m
     box = shapely.box(x0 - RIM_M, y0 - RIM_M, x1 + RIM_M, y1 + RIM_M)
     with sqlite_file.opened(uri) as database:
@@ -177,4 +184,7 @@ def _lines(geometry: NDArray[Any]) -> Lines:
 
 def _polygons(geometry: NDArray[Any]) -> list[shapely.Polygon]:
     parts = shapely.get_parts(geometry)
+    parts = parts[(shapely.get_type_id(parts) == shapely.GeometryType.POLYGON) & (shapely.area(parts) > 0)]
+    if not shapely.is_valid(parts).all():
+        parts = shapely.get_parts(shapely.make_valid(parts, method="structure", keep_collapsed=False))
     return [p for p in parts if isinstance(p, shapely.Polygon) and not p.is_empty]

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from sdiff import KINDS, STEP_S, storage
 from sdiff.logs import expect_size, expect_steps_of_100_ms, plain_pickle, usable, usual_size
-from sdiff.logs.driving_log import LANE_TYPES, BadRecord, DrivingLog, Lights, Tracks, VectorMap
+from sdiff.logs.driving_log import LANE_TYPES, BadRecord, DrivingLog, Lights, Tracks, VectorMap, plain_name
 from sdiff.maps import Features, Lanes, Lines, derive, links, vector_map
 
 DATASET = "scenarionet"
@@ -130,7 +130,7 @@ def _log(raw: dict[str, Any]) -> tuple[DrivingLog, dict[int, str]]:
 def _text(value: Any) -> str:
     if not isinstance(value, str) or len(value) > 200:
         raise TypeError(f"{type(value).__name__!s} where a name of up to 200 characters is expected")
-    return value.encode(errors="backslashreplace").decode()
+    return plain_name(value)
 
 
 def _time_s(about: dict[str, Any], length: Any) -> NDArray[np.float64]:

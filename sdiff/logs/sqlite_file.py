@@ -23,7 +23,7 @@ LIMITS = {
     sqlite3.SQLITE_LIMIT_TRIGGER_DEPTH: 1,
 }
 """Largest string or row [bytes], and how complex a schema and a query may be."""
-OPERATIONS, OPERATIONS_PER_BYTE = 50_000_000, 10
+OPERATIONS, OPERATIONS_PER_BYTE = 20_000_000, 10
 """Most operations of SQLite's engine that one file may take, plus so many per byte: a whole one takes under 1 each."""
 OPERATIONS_PER_CHECK = 100_000
 ROWS_AT_ONCE = 50_000

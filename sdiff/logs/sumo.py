@@ -5,15 +5,10 @@ Source: https://sumo.dlr.de/docs/Simulation/Output/FCDOutput.html
 """
 
 import functools
-import gzip
 import hashlib
-import itertools
-import json
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -23,8 +18,17 @@ from numpy.typing import NDArray
 
 from sdiff import KINDS, STEP_S, WINDOW_M, storage
 from sdiff.geometry import wrap_angle
-from sdiff.logs import POSE_FIELDS, sumo_net
-from sdiff.logs.driving_log import LIGHT_STATES, BadRecord, DrivingLog, Lights, Tracks
+from sdiff.logs import POSE_FIELDS, arrow_file, expect_size, read_json, read_packed, sumo_net
+from sdiff.logs.driving_log import (
+    FARTHEST_M,
+    LIGHT_STATES,
+    LONGEST_NAME,
+    BadRecord,
+    DrivingLog,
+    Lights,
+    Tracks,
+    plain_name,
+)
 from sdiff.logs.sumo_net import Points, SignalLink
 
 BLOCK_STEPS, PAD_STEPS = 200, 20
@@ -70,6 +74,21 @@ _DEFAULT_TYPES = {
 _LIGHT_OF_LETTER = {"r": "stop", "u": "stop", "s": "caution", "y": "caution", "Y": "caution", "g": "go", "G": "go"}
 
 
+_TIME, _TYPE, _ID = "timestep_time", "vehicle_type", "vehicle_id"
+COLUMNS = {
+    "timestep_time": pa.float64(),
+    "vehicle_id": pa.string(),
+    "vehicle_x": pa.float64(),
+    "vehicle_y": pa.float64(),
+    "vehicle_angle": pa.float64(),
+    "vehicle_type": pa.string(),
+    "vehicle_speed": pa.float64(),
+}
+FARTHEST_S = 1e11
+MOST_XML_BYTES = 64 << 20
+"""Unpacked; ten times the network of a district."""
+
+
 @dataclass(frozen=True)
 class _Types:
     """Vehicle types of a run: code of the kind and size [m] by type id."""
@@ -84,8 +103,8 @@ class _Rows:
 
     agent_id: NDArray[np.str_]
     type_id: list[str]
-    agent: NDArray[np.int32]
-    agent_type: NDArray[np.int32]
+    agent: NDArray[np.int64]
+    agent_type: NDArray[np.int64]
     step: NDArray[np.int64]
     x_m: NDArray[np.float64]
     y_m: NDArray[np.float64]
@@ -122,17 +141,24 @@ def read_part(source: str, part: int, parts: int) -> Iterator[DrivingLog | BadRe
         return
     try:
         table = _stretch(fcd, types, begin_s, mine.start * BLOCK_STEPS, mine.stop * BLOCK_STEPS + 2 * PAD_STEPS)
-        rows = _rows(table, types, begin_s)
+        if not table.num_rows:
+            return
+        rows, bad = _rows(table, types, begin_s)
     except BadRecord as error:
         if parts == 1:
             raise
         yield BadRecord(error.reason, record=f"part {part + 1} of {parts}", is_log=True)
         return
+    yield from bad
     signals = _signals(source)
     name = f"{run['region']}-{run['seed']}-{storage.digest(fcd, _SHORT_HASH).hex()}"
     for block in mine:
         first = PAD_STEPS + block * BLOCK_STEPS
-        tracks = _block(rows, types, first - PAD_STEPS, min(first + BLOCK_STEPS + PAD_STEPS, steps))
+        try:
+            tracks = _block(rows, types, first - PAD_STEPS, min(first + BLOCK_STEPS + PAD_STEPS, steps))
+        except BadRecord as error:
+            yield BadRecord(error.reason, record=f"{name}-{block:03d}", is_log=True)
+            continue
         start_s = begin_s + (first - PAD_STEPS) * STEP_S
         for recorder in _recorders(tracks):
             path = np.stack([tracks.x_m[recorder], tracks.y_m[recorder]], 1)[tracks.valid[recorder]]
@@ -154,36 +180,38 @@ def read_part(source: str, part: int, parts: int) -> Iterator[DrivingLog | BadRe
 def _file(source: str, name: str) -> bytes:
     for path in (storage.join(source, f"{name}.gz"), storage.join(source, name)):
         if storage.exists(path):
-            data = storage.read_bytes(path)
             try:
-                return gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data
-            except (OSError, EOFError) as error:
+                return read_packed(path, MOST_XML_BYTES)
+            except BadRecord as error:
                 raise BadRecord(f"{path} is not whole ({error}); simulate it again") from None
     raise BadRecord(f"{source} has no {name} or {name}.gz; a SUMO run folder needs it beside fcd.parquet")
 
 
-def _about(source: str) -> dict[str, Any]:
+def _about(source: str) -> dict[str, str]:
     """What `run.json` says of the run: region, seed, license; without it, the folder's name is the region."""
     path = storage.join(source, "run.json")
-    said: dict[str, Any] = {}
+    said: dict[str, object] = {}
     if storage.exists(path):
         try:
-            said = dict(json.loads(storage.read_bytes(path)))
-        except ValueError as error:
+            said = dict(read_json(path))
+        except (ValueError, TypeError) as error:
             raise BadRecord(f"run.json cannot be parsed ({error}); expected region, seed, license") from None
-    return {"region": source.rstrip("/").rsplit("/", 1)[-1], "seed": 0, "license": "unknown"} | said
+    known = {"region": source.rstrip("/").rsplit("/", 1)[-1], "seed": 0, "license": "unknown"}
+    return {key: plain_name(said.get(key, value)) for key, value in known.items()}
 
 
 def _elements(data: bytes, file: str, tag: str, *needs: str) -> Iterator[dict[str, str]]:
     """Attributes of all elements called `tag`. Raises BadRecord where the file is no XML, or one lacks an attribute."""
     try:
-        found = [el.attrib for el in ET.fromstring(data).iter(tag)]
-    except ET.ParseError as error:
+        for event, el in sumo_net.elements(data):
+            if event == "end" and el.tag == tag:
+                a = dict(el.attrib)
+                if not all(need in a for need in needs):
+                    reason = f"{file}: <{tag}> has {sorted(a)[:20]}, expected {', '.join(needs)}"
+                    raise BadRecord(reason, record=a.get("id", ""))
+                yield a
+    except (ET.ParseError, LookupError) as error:
         raise BadRecord(f"{file} cannot be parsed ({error}); expected a file of SUMO") from None
-    for a in found:
-        if not all(name in a for name in needs):
-            raise BadRecord(f"{file}: <{tag}> has {sorted(a)}, expected {', '.join(needs)}", record=a.get("id", ""))
-        yield a
 
 
 def _types(data: bytes) -> _Types:
@@ -191,96 +219,112 @@ def _types(data: bytes) -> _Types:
     classes = dict(_DEFAULT_TYPES)
     size = {name: _DEFAULT_SIZE_M.get(c, (5.0, 1.8)) for name, c in classes.items()}
     for a in _elements(data, "vtypes.add.xml", "vType", "id"):
-        name, vehicle_class = a["id"], a.get("vClass", "passenger")
+        type_id, vehicle_class = plain_name(a["id"]), a.get("vClass", "passenger")
         length, width = _DEFAULT_SIZE_M.get(vehicle_class, (5.0, 1.8))
-        classes[name] = vehicle_class
-        size[name] = float(a.get("length", length)), float(a.get("width", width))
+        classes[type_id] = vehicle_class
+        size[type_id] = _number(a.get("length", length)), _number(a.get("width", width))
     kind = {n: KINDS.index(_KIND_OF_CLASS[c]) for n, c in classes.items() if c in _KIND_OF_CLASS}
     return _Types(kind, size)
-
-
-_TIME, _TYPE = "timestep_time", "vehicle_type"
-_COLUMNS = [_TIME, "vehicle_id", "vehicle_x", "vehicle_y", "vehicle_angle", _TYPE, "vehicle_speed"]
-_BATCH_ROWS = 1 << 17
 
 
 _SHORT_HASH = functools.partial(hashlib.blake2b, digest_size=3)
 
 
-@contextmanager
-def _parquet(uri: str) -> Iterator[pq.ParquetFile]:
-    """The FCD, read as it is asked for. Raises BadRecord where it is none, StorageError where it cannot be reached."""
+def _read(uri: str, columns: arrow_file.Columns, types: _Types, groups: arrow_file.Groups) -> pa.Table:
+    """Rows of known types in some row groups. Raises BadRecord, and StorageError where the file cannot be reached."""
     try:
-        with storage.RangedFile(uri) as raw, pq.ParquetFile(raw) as file:
-            if lacking := sorted(set(_COLUMNS) - set(file.schema_arrow.names)):
-                raise pa.ArrowInvalid(f"no {', '.join(lacking)}")
-            yield file
-    except storage.StorageError:
-        raise
-    except (pa.ArrowException, OSError) as error:
+        with storage.RangedFile(uri) as file:
+            table = arrow_file.parquet_groups(file, columns, "fcd.parquet", groups)
+    except BadRecord as error:
         raise BadRecord(
             f"fcd.parquet cannot be read ({error}); expected SUMO's FCD with x, y, angle, type, speed"
         ) from None
+    known = pc.is_in(table[_TYPE].cast(pa.string()), pa.array(sorted(types.kind)))
+    return table.filter(known if _ID not in columns else pc.and_(known, pc.is_valid(table[_ID])))
 
 
 def _extent(uri: str, types: _Types) -> tuple[float, int]:
     """When the first row of a known type is [s], and steps from it to the last one."""
-    with _parquet(uri) as file:
-        groups = range(file.num_row_groups)
-        first = next((t[0] for group in groups if len(t := _times(file, group, types))), None)
-        last = next((t[-1] for group in reversed(groups) if len(t := _times(file, group, types))), None)
+    columns = {name: COLUMNS[name] for name in (_TIME, _TYPE)}
+    count = 0
+
+    def counted(about: pq.FileMetaData) -> list[int]:
+        nonlocal count
+        count = about.num_row_groups
+        return []
+
+    _read(uri, columns, types, counted)
+
+    def times(group: int) -> NDArray[np.float64]:
+        return np.asarray(_read(uri, columns, types, lambda _: [group])[_TIME].to_numpy())
+
+    first = next((t[0] for group in range(count) if len(t := times(group))), None)
+    last = next((t[-1] for group in reversed(range(count)) if len(t := times(group))), None)
     if first is None or last is None:
         raise BadRecord("fcd.parquet has no row of a known vehicle type; expected the types of vtypes.add.xml")
-    if not 0 <= last - first <= MAX_RUN_S:
-        raise BadRecord(f"fcd.parquet is from {first} s to {last} s, expected at most {MAX_RUN_S:.0f} s, in order")
+    if not (abs(first) < FARTHEST_S and 0 <= last - first <= MAX_RUN_S):
+        raise BadRecord(f"time of fcd.parquet does not go forward, or for more than {MAX_RUN_S:.0f} s")
     return float(first), round((last - first) / STEP_S) + 1
-
-
-def _times(file: pq.ParquetFile, group: int, types: _Types) -> NDArray[np.float64]:
-    table = file.read_row_group(group, columns=[_TIME, _TYPE])
-    return table.filter(_known(table, types))[_TIME].to_numpy().astype(np.float64)
-
-
-def _known(rows: pa.Table | pa.RecordBatch, types: _Types) -> pa.Array:
-    return pc.is_in(rows[_TYPE], pa.array(sorted(types.kind)))
 
 
 def _stretch(uri: str, types: _Types, begin_s: float, first: int, stop: int) -> pa.Table:
     """The rows of known types in steps [first, stop), counted from begin_s; only their row groups are read."""
     low, high = begin_s + (first - 0.5) * STEP_S, begin_s + (stop - 0.5) * STEP_S
-    with _parquet(uri) as file:
-        column = file.schema_arrow.get_field_index(_TIME)
-        spans = [file.metadata.row_group(i).column(column).statistics for i in range(file.num_row_groups)]
-        groups = [i for i, x in enumerate(spans) if x is None or not x.has_min_max or (x.min < high and x.max >= low)]
-        kept = [file.schema_arrow.empty_table().select(_COLUMNS)]
-        for batch in file.iter_batches(_BATCH_ROWS, row_groups=groups, columns=_COLUMNS):
-            inside = pc.and_(pc.greater_equal(batch[_TIME], low), pc.less(batch[_TIME], high))
-            kept.append(pa.table(batch.filter(pc.and_(inside, _known(batch, types)))))
-        return pa.concat_tables(kept)
+
+    def overlapping(about: pq.FileMetaData) -> list[int]:
+        column = about.schema.to_arrow_schema().get_field_index(_TIME)
+        spans = [about.row_group(i).column(column).statistics for i in range(about.num_row_groups)]
+        return [i for i, x in enumerate(spans) if x is None or not x.has_min_max or (x.min < high and x.max >= low)]
+
+    table = _read(uri, COLUMNS, types, overlapping)
+    return table.filter(pc.and_(pc.greater_equal(table[_TIME], low), pc.less(table[_TIME], high)))
 
 
-def _rows(table: pa.Table, types: _Types, begin_s: float) -> _Rows:
-    ids = table["vehicle_id"].combine_chunks().dictionary_encode()
-    kinds = table["vehicle_type"].combine_chunks().dictionary_encode()
+def _rows(table: pa.Table, types: _Types, begin_s: float) -> tuple[_Rows, list[BadRecord]]:
+    """The rows of vehicles that can be used, and what is wrong with the others."""
+    table = table.combine_chunks()
+    ids, agent = arrow_file.names(table["vehicle_id"])
+    first = np.zeros(len(ids), np.int64)
+    first[agent[::-1]] = np.arange(len(agent))[::-1]
+    order = np.argsort(first)  # the order in which they appear
+    ids, agent = ids[order], np.argsort(order)[agent]
+    type_id, code = arrow_file.names(table["vehicle_type"])
     t, front_x, front_y, angle, speed = (
-        table[c].to_numpy().astype(np.float64) for c in (_COLUMNS[0], *_COLUMNS[2:5], _COLUMNS[6])
+        table[c].to_numpy() for c, kind in COLUMNS.items() if pa.types.is_floating(kind)
     )
+    if not (np.abs(t) < FARTHEST_S).all() or (np.diff(t) < 0).any():
+        raise BadRecord("time of fcd.parquet does not go forward")
+    size_m = np.array([types.size_m[t] for t in type_id.tolist()])
+    with np.errstate(invalid="ignore"):
+        sized = (size_m > 0).all(1) & (size_m[:, 0] < 40) & (size_m[:, 1] < 10)
+        placed = (np.abs([front_x, front_y, angle, speed]) < FARTHEST_M).all(0)
+    checks = (
+        (sized[code], "box size is not within 40 x 10 m and above 0"),
+        (placed, f"x, y, angle or speed is not a number below {FARTHEST_M:.0e} in a row of it"),
+        ((np.strings.str_len(ids) <= LONGEST_NAME)[agent], f"vehicle id has more than {LONGEST_NAME} characters"),
+    )
+    faults = {int(i): why for good, why in checks for i in np.unique(agent[~good])}
+    if faults:
+        kept = np.isin(agent, list(faults), invert=True)
+        if not kept.any():
+            raise BadRecord(f"fcd.parquet has no vehicle that can be used; of one, {next(iter(faults.values()))}")
+        columns = (t, front_x, front_y, angle, speed, agent, code)
+        t, front_x, front_y, angle, speed, agent, code = (column[kept] for column in columns)
     step = np.rint((t - begin_s) / STEP_S).astype(np.int64)
-    agent = ids.indices.to_numpy()
     # Steps at which nobody is there have no rows; where someone is there before and after, rows are missing.
-    for before, after in itertools.pairwise(np.split(np.arange(len(t)), np.flatnonzero(np.diff(step) > 1) + 1)):
-        there = agent[before[step[before] == step[before[-1]]]]
-        if np.isin(there, agent[after[step[after] == step[after[0]]]]).any():
-            raise BadRecord(
-                f"fcd.parquet is not recorded every {STEP_S} s without a gap; simulate with --step-length 0.1"
-            )
-    type_id = kinds.dictionary.to_pylist()
-    code = kinds.indices.to_numpy()
+    gap = np.flatnonzero(np.diff(step) > 1)
+    before, after = (
+        np.searchsorted(step[side], step[rows]) * len(ids) + agent[rows]
+        for side in (gap, gap + 1)
+        for rows in [np.flatnonzero(np.isin(step, step[side]))]
+    )
+    if np.isin(before, after).any():
+        raise BadRecord(f"fcd.parquet is not recorded every {STEP_S} s without a gap; simulate with --step-length 0.1")
     heading = wrap_angle(np.pi / 2 - np.radians(angle)).astype(np.float64)
-    half = np.array([types.size_m[name][0] / 2 for name in type_id])[code]
-    return _Rows(
-        agent_id=np.array(ids.dictionary.to_pylist(), np.str_),
-        type_id=type_id,
+    half = (size_m[:, 0] / 2)[code]
+    rows = _Rows(
+        agent_id=ids,
+        type_id=type_id.tolist(),
         agent=agent,
         agent_type=code,
         step=step,
@@ -289,6 +333,7 @@ def _rows(table: pa.Table, types: _Types, begin_s: float) -> _Rows:
         heading_rad=heading,
         speed_mps=speed,
     )
+    return rows, [BadRecord(why, record=str(ids[i])) for i, why in sorted(faults.items())]
 
 
 def _block(rows: _Rows, types: _Types, first: int, stop: int) -> Tracks:
@@ -296,8 +341,11 @@ def _block(rows: _Rows, types: _Types, first: int, stop: int) -> Tracks:
     part = slice(*np.searchsorted(rows.step, [first, stop]))
     agents, row = np.unique(rows.agent[part], return_inverse=True)
     step, n, steps = rows.step[part] - first, len(agents), stop - first
+    expect_size(n, steps)
     valid = np.zeros((n, steps), bool)
     valid[row, step] = True
+    if valid.sum() != len(row):
+        raise BadRecord("fcd.parquet has two rows for one vehicle and time, expected one")
     x, y, heading, speed = (np.zeros((n, steps)) for _ in range(4))
     for dense, column in ((x, rows.x_m), (y, rows.y_m), (heading, rows.heading_rad), (speed, rows.speed_mps)):
         dense[row, step] = column[part]
@@ -305,8 +353,8 @@ def _block(rows: _Rows, types: _Types, first: int, stop: int) -> Tracks:
     vy = _rate(y, valid, speed * np.sin(heading))
     code = np.zeros(n, np.int32)
     code[row] = rows.agent_type[part]
-    size = np.array([types.size_m[name] for name in rows.type_id], np.float32)[code]
-    kind = np.array([types.kind[name] for name in rows.type_id], np.int8)[code]
+    size = np.array([types.size_m[t] for t in rows.type_id], np.float32)[code]
+    kind = np.array([types.kind[t] for t in rows.type_id], np.int8)[code]
     return Tracks(rows.agent_id[agents], kind, size[:, 0], size[:, 1], x, y, heading, vx, vy, valid)
 
 
@@ -375,8 +423,11 @@ def _signals(source: str) -> dict[str, tuple[NDArray[np.float64], list[str]]]:
     states: dict[str, tuple[list[float], list[str]]] = {}
     for a in _elements(_file(source, "tls.xml"), "tls.xml", "tlsState", "id", "time", "state"):
         times, letters = states.setdefault(a["id"], ([], []))
-        times.append(float(a["time"]))
+        times.append(_number(a["time"]))
         letters.append(a["state"])
+    for light, (times, _) in states.items():
+        if not (np.isfinite(times).all() and (np.diff(times) >= 0).all()):
+            raise BadRecord("time of tls.xml does not go forward, expected ascending numbers", record=plain_name(light))
     return {light: (np.array(times), letters) for light, (times, letters) in states.items()}
 
 
@@ -397,14 +448,26 @@ def _lights(
     for row, link in enumerate(near):
         times, letters = signals[link.light]
         at = np.searchsorted(times, now, side="right") - 1
-        first, last = max(at.min(), 0), at.max()
-        if last >= 0:
-            now_and_here = [_LIGHT_OF_LETTER.get(s[link.letter], "unknown") for s in letters[first : last + 1]]
-            code = np.array([LIGHT_STATES.index(light) for light in now_and_here], np.int8)
-            state[row] = np.where(at >= 0, code[np.maximum(at, first) - first], 0)
+        shown, of_step = np.unique(at, return_inverse=True)
+        code = [_code(letters[i], link.letter) if i >= 0 else 0 for i in shown.tolist()]
+        state[row] = np.array(code, np.int8)[of_step]
     return Lights(
         np.array([x.lane for x in near], np.int32),
         np.array([x.stop_x_m for x in near]),
         np.array([x.stop_y_m for x in near]),
         state,
     )
+
+
+def _code(letters: str, which: int) -> int:
+    """State of one letter of a light; unknown where it has no such letter."""
+    letter = letters[which] if 0 <= which < len(letters) else ""
+    return LIGHT_STATES.index(_LIGHT_OF_LETTER.get(letter, "unknown"))
+
+
+def _number(text: str | float) -> float:
+    """The number that an attribute holds; NaN where it is none."""
+    try:
+        return float(text)
+    except ValueError:
+        return np.nan

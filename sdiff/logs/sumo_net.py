@@ -2,8 +2,9 @@
 
 import hashlib
 import xml.etree.ElementTree as ET
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from functools import cache, cached_property
+from functools import cached_property, lru_cache
 from io import BytesIO
 from typing import Any, NamedTuple
 
@@ -11,13 +12,18 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 
-from sdiff.logs.driving_log import FEATURE_KINDS, LANE_TYPES, BadRecord, VectorMap
+from sdiff.logs import expect_plain_xml
+from sdiff.logs.driving_log import FARTHEST_M, FEATURE_KINDS, LANE_TYPES, BadRecord, VectorMap, plain_name
 
 DEFAULT_LANE_WIDTH_M = 3.2
 YIELDING = "mwsZ="
 """States of a connection that has to wait without a light: minor, stop, all-way stop, zipper, equal."""
 ROADWAY = ("vehicle", "bus", "bike")
 """Types of lanes that belong to the drivable area."""
+
+MAX_LANES = 250_000
+"""Some hundred times those of a district; a lane takes some 2 KB while it is read."""
+MAX_SHAPE_CHARACTERS = 1 << 20
 
 Points = NDArray[np.float64]
 
@@ -100,12 +106,21 @@ class Net:
         return found
 
 
+def elements(data: bytes) -> Iterator[tuple[str, ET.Element]]:
+    """ "start" and "end" of each element of a file of SUMO, whose attributes are gone after its end."""
+    expect_plain_xml(data)
+    for event, el in ET.iterparse(BytesIO(data), ("start", "end")):
+        yield event, el
+        if event == "end":
+            el.clear()
+
+
 def parse(data: bytes) -> Net:
     """The network in the bytes of a `.net.xml` file. Raises BadRecord where it is none."""
     net = Net(hashlib.sha256(_without_head(data)).hexdigest()[:16])
     edge_id, function, root = "", "", ""
     try:
-        for event, el in ET.iterparse(BytesIO(data), ("start", "end")):
+        for event, el in elements(data):
             tag, a = el.tag, el.attrib
             if event == "start":
                 root = root or tag
@@ -120,11 +135,14 @@ def parse(data: bytes) -> Net:
             elif tag == "junction" and a.get("type") != "internal" and a.get("shape"):
                 net.junctions[a["id"]] = _shape(a["shape"])
             elif tag == "location":
-                net.crs = None if a.get("projParameter", "!") in ("!", "-") else a["projParameter"]
-            elif tag in ("edge", "tlLogic"):
-                el.clear()
-    except (ET.ParseError, KeyError, ValueError) as error:
-        raise BadRecord(f"SUMO network cannot be parsed ({error!r}); expected a .net.xml of netconvert") from None
+                net.crs = None if a.get("projParameter", "!") in ("!", "-") else plain_name(a["projParameter"])
+            if max(len(net.lanes), len(net.edges), len(net.connections) // 4) > MAX_LANES:
+                raise BadRecord(f"SUMO network of more than {MAX_LANES} lanes; cut a part out with netconvert")
+    except (ET.ParseError, KeyError, ValueError, LookupError) as error:
+        if isinstance(error, BadRecord):
+            raise
+        reason = f"{type(error).__name__} {str(error)[:200]}"
+        raise BadRecord(f"SUMO network cannot be parsed ({reason}); expected a .net.xml of netconvert") from None
     if root != "net" or not net.lanes:
         raise BadRecord(f"SUMO network has root <{root}> and {len(net.lanes)} lanes, expected <net> with lanes")
     _close_inner_footways(net)
@@ -150,8 +168,13 @@ def _without_head(data: bytes) -> bytes:
 
 
 def _shape(text: str) -> Points:
+    if len(text) > MAX_SHAPE_CHARACTERS:
+        raise ValueError(f"a shape of {len(text)} characters, expected at most {MAX_SHAPE_CHARACTERS}")
     dims = text.split(" ", 1)[0].count(",") + 1
-    return np.array(text.replace(",", " ").split(), np.float64).reshape(-1, dims)[:, :2]
+    xy_m = np.array(text.replace(",", " ").split(), np.float64).reshape(-1, dims)[:, :2]
+    if not (2 <= dims <= 3 and (np.abs(xy_m) < FARTHEST_M).all()):
+        raise ValueError(f"a shape is {text[:60]!r}, expected places of x,y [m]")
+    return xy_m
 
 
 def _connection(a: dict[str, str]) -> Connection:
@@ -161,6 +184,10 @@ def _connection(a: dict[str, str]) -> Connection:
 
 
 def _lane(a: dict[str, str], edge_id: str, function: str) -> Lane:
+    numbers = a.get("width", DEFAULT_LANE_WIDTH_M), a["speed"], a["length"]
+    width_m, speed_mps, length_m = map(float, numbers)
+    if not (np.abs([width_m, speed_mps, length_m]) < FARTHEST_M).all():
+        raise ValueError(f"lane {plain_name(a['id'])} is {width_m} x {length_m} m at {speed_mps} m/s")
     return Lane(
         lane_id=a["id"],
         edge_id=edge_id,
@@ -168,14 +195,14 @@ def _lane(a: dict[str, str], edge_id: str, function: str) -> Lane:
         function=function,
         allow=a.get("allow"),
         disallow=a.get("disallow"),
-        width_m=float(a.get("width", DEFAULT_LANE_WIDTH_M)),
-        speed_mps=float(a["speed"]),
-        length_m=float(a["length"]),
+        width_m=width_m,
+        speed_mps=speed_mps,
+        length_m=length_m,
         shape=_shape(a["shape"]),
     )
 
 
-@cache
+@lru_cache(1000)
 def lane_type(allow: str | None, disallow: str | None) -> str | None:
     """Who a lane is for, from SUMO's permissions; None: nobody on the road (rails, closed lanes).
 
@@ -229,7 +256,7 @@ def vector_map(net: Net) -> tuple[VectorMap, list[SignalLink]]:
     types = [x.lane_type if x else None for x in out.lanes]
     return VectorMap(
         map_id=f"sumo-{net.digest}",
-        feature_id=np.array(out.ids, np.str_),
+        feature_id=np.array([plain_name(i) for i in out.ids], np.str_),
         kind=np.array(out.kinds, np.int8),
         start=np.concatenate([[0], np.cumsum([len(s) for s in out.shapes])]).astype(np.int64),
         xy_m=np.concatenate([*out.shapes, np.zeros((0, 2))]),

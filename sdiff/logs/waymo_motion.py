@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from sdiff import KINDS, storage
 from sdiff.logs import expect_size, expect_steps_of_100_ms, usable, usual_size
-from sdiff.logs.driving_log import LANE_TYPES, BadRecord, DrivingLog, Lights, Tracks, VectorMap
+from sdiff.logs.driving_log import LANE_TYPES, BadRecord, DrivingLog, Lights, Tracks, VectorMap, plain_name
 from sdiff.maps import Features, Lanes, Lines, derive, links, vector_map
 
 DATASET = "waymo_motion"
@@ -205,7 +205,7 @@ def _scenario(record: bytes) -> Iterator[DrivingLog | BadRecord]:
     vertices = sum(len(line) for shapes in (lines | areas).values() for line in shapes)
     expect_size(len(scenario.tracks), len(time_s), vertices)
     expect_steps_of_100_ms(time_s)
-    log_id = scenario.scenario_id.decode(errors="backslashreplace")
+    log_id = plain_name(scenario.scenario_id.decode(errors="backslashreplace"))
     if not log_id:
         raise BadRecord("not a Scenario: it has no scenario_id")
     tracks, faults = _tracks(scenario.tracks, len(time_s))

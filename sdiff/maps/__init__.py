@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from sdiff.logs.driving_log import FEATURE_KINDS, VectorMap
+from sdiff.logs.driving_log import FEATURE_KINDS, VectorMap, plain_name
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ def vector_map(map_id: str, lanes: Lanes, others: Sequence[Features], crs: str |
     names = [f"{g.kind}_{next(numbers[g.kind])}" for g in groups for _ in range(len(g.lines))]
     return VectorMap(
         map_id=map_id,
-        feature_id=np.array([*lanes.ids, *names], np.str_),
+        feature_id=np.array([*map(plain_name, lanes.ids), *names], np.str_),
         kind=np.repeat(np.array(kinds, np.int8), counts),
         start=np.concatenate([[0], np.cumsum(np.concatenate([lines.vertices for lines in every]))]).astype(np.int64),
         xy_m=np.concatenate([lines.xy_m for lines in every]),

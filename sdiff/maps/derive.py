@@ -306,10 +306,13 @@ def drivable_area(lanes: Lines, edges: Lines) -> Lines:
 
 def carriageway(strips: Lines, edges: Lines) -> Lines:
     """The union of the outlines of lanes as rings without holes; see `drivable_area`."""
-    areas = shapely.polygons(shapely.linearrings(strips.xy_m, indices=strips.owner))
-    areas = shapely.simplify(areas, SMOOTH_M, preserve_topology=False)
-    areas = shapely.make_valid(areas, method="structure", keep_collapsed=False)
-    return rings(_without_small_holes(shapely.union_all(areas, grid_size=GRID_M), edges))
+    try:
+        areas = shapely.polygons(shapely.linearrings(strips.xy_m, indices=strips.owner))
+        areas = shapely.simplify(areas, SMOOTH_M, preserve_topology=False)
+        areas = shapely.make_valid(areas, method="structure", keep_collapsed=False)
+        return rings(_without_small_holes(shapely.union_all(areas, grid_size=GRID_M), edges))
+    except shapely.GEOSException as error:
+        raise BadRecord(f"the outlines of the lanes have no union: {error}", stage="validate") from error
 
 
 def even_odd(outlines: Lines) -> Lines:
@@ -419,11 +422,10 @@ def rings(polygons: list[shapely.Polygon]) -> Lines:
     rings, todo = [], list(polygons)
     while todo:
         polygon = todo.pop()
-        if not polygon.interiors:
+        x0, y0, x1, y1 = polygon.bounds
+        if not polygon.interiors or not x0 < (x := polygon.interiors[0].centroid.x) < x1:
             rings.append(shapely.get_coordinates(polygon.exterior)[:-1])
             continue
-        x = polygon.interiors[0].centroid.x
-        x0, y0, x1, y1 = polygon.bounds
         halves = [polygon.intersection(shapely.box(*box)) for box in ((x0, y0, x, y1), (x, y0, x1, y1))]
         todo += [p for half in halves for p in shapely.get_parts(half) if isinstance(p, shapely.Polygon)]
     return Lines.of(rings)

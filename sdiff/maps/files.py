@@ -1,10 +1,8 @@
 """Bare maps, without any log: Argoverse 2 map archives, SUMO networks, and OpenDRIVE by way of SUMO's netconvert."""
 
-import gzip
 import hashlib
 import re
 import xml.etree.ElementTree as ET
-import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from io import BytesIO
@@ -14,7 +12,7 @@ from tempfile import TemporaryDirectory
 import orjson
 
 from sdiff import storage
-from sdiff.logs import argoverse2_map, sumo_net
+from sdiff.logs import argoverse2_map, expect_plain_xml, read_packed, sumo_net
 from sdiff.logs.driving_log import BadRecord, VectorMap
 from sdiff.maps.lanes import LaneGraph
 from sdiff.simulate.tools import SimulationError, run
@@ -22,6 +20,9 @@ from sdiff.simulate.tools import SimulationError, run
 NAMES = r"(?:log_map_archive_(?P<archive>.+)\.json|(?:(?P<net>.+)\.)?net\.xml|(?P<road>.+)\.xodr)(?:\.gz)?"
 """Names of the files of a folder that are taken for maps. A file that is named itself may be called anything."""
 EXPECTED = "expected an Argoverse 2 map archive (JSON), a SUMO network (.net.xml) or OpenDRIVE (.xodr)"
+
+MOST_BYTES = 64 << 20
+"""Unpacked; ten times the network of a district."""
 
 _LICENSE = re.compile(rb'SPDX-License-Identifier:\s*([\w.+-]+)|<license\b[^>]*?\b(?:spdxid|name)="([^"]+)"')
 
@@ -66,12 +67,10 @@ def read(uri: str) -> MapFile:
 
     Raises BadRecord where there is none with a lane for vehicles, storage.StorageError where it cannot be read.
     """
-    data = storage.read_bytes(uri)
-    if data[:2] == b"\x1f\x8b":
-        try:
-            data = gzip.decompress(data)
-        except (OSError, EOFError, zlib.error) as error:
-            raise BadRecord(f"not a whole gzip file ({error}); {EXPECTED}") from None
+    try:
+        data = read_packed(uri, MOST_BYTES)
+    except BadRecord as error:
+        raise BadRecord(f"{error}; {EXPECTED}") from None
     reader: Callable[[bytes], VectorMap] | None
     if data.lstrip()[:1] == b"{":
         dataset, reader = "argoverse2_map", _argoverse2
@@ -79,6 +78,8 @@ def read(uri: str) -> MapFile:
         dataset, reader = _XML.get(_root(data), ("", None))
     if reader is None:
         raise BadRecord(f"the file is none of the formats of maps; {EXPECTED}")
+    if reader is not _argoverse2:
+        expect_plain_xml(data)
     map = reader(data)
     map.validate()
     if not LaneGraph(map).drivable.any():
