@@ -19,7 +19,8 @@ from synthetic import driving_log, gpudrive_json
 from test_mine import windows  # noqa: F401
 
 from pipelines import ingest, mine, runners
-from sdiff import data_card, storage
+from sdiff import cli, data_card, storage
+from sdiff.ingestion import Slice
 
 LOGS, STRIDE_S = 12, 0.1
 LONGEST_S = 60
@@ -31,8 +32,8 @@ def files(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in seen}
 
 
-def call(raw: str, output: str, *beam_args: str, workers: int = 1) -> list[str]:
-    program = [sys.executable, "-c", "from sdiff.cli import main; main()", "ingest", "--format", "gpudrive", "--json"]
+def call(raw: str, output: str, *beam_args: str, workers: int = 1, main: str = "sdiff.cli") -> list[str]:
+    program = [sys.executable, "-c", f"from {main} import main; main()", "ingest", "--format", "gpudrive", "--json"]
     places = ["--input", raw, "--output", output, f"--stride-s={STRIDE_S}", f"--workers={workers}"]
     return [*program, *places, "--", *beam_args]
 
@@ -107,12 +108,33 @@ def slices(output: Path) -> int:
     return sum(path.name.endswith(".done.json") for path in finished(output))
 
 
+class HeldSlice(ingest.IngestSlice):
+    """Begins nothing more where enough slices are done, so that there is a middle to be killed in."""
+
+    def process(self, work: Slice) -> Iterator[ingest.Entry]:
+        while slices(Path(self.output)) >= int(os.environ["HELD_AT"]):
+            time.sleep(0.05)
+        yield from super().process(work)
+
+
+def main() -> None:
+    """The command, held."""
+    ingest.IngestSlice = HeldSlice  # type: ignore[misc]
+    cli.main()
+
+
 def started(*arguments: Any, output: Path, done: int, **options: Any) -> "subprocess.Popen[str]":
-    """A running command that has done so many slices."""
-    process = subprocess.Popen(call(*arguments, **options), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    """A running command that has done so many slices (one more per process that had begun one), and waits there."""
+    process = subprocess.Popen(
+        call(*arguments, **options, main=__name__),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "HELD_AT": str(done), "PYTHONPATH": str(Path(__file__).parent)},
+    )
     deadline = time.monotonic() + LONGEST_S
     while slices(output) < done:
-        assert process.poll() is None and time.monotonic() < deadline, "killed in the middle"
+        assert process.poll() is None and time.monotonic() < deadline, "held before its end"
         time.sleep(0.01)
     return process
 
