@@ -21,7 +21,7 @@ VICTIMS = ("actor", "worker", "driver", "server")
 """The actor that holds the model, any other worker process of Ray, the process of the command, the S3 server."""
 AGENTS = ("ray::DashboardAgent", "ray::RuntimeEnvAgent")
 """Processes that are a part of Ray's node, which ends with them."""
-SAMPLE_S = 0.4
+SAMPLE_S = 0.8
 LONGEST_S = 300
 
 
@@ -60,7 +60,7 @@ def run(job_file: str, windows: str, output: str) -> dict[str, Any]:
 def survive(victim: str, seed: int, job_file: str, windows: str, output: str, store: ObjectStore) -> Outcome:
     """Run the job, kill `victim` once, and run it again where it ended; Ray runs already, started by this process."""
     chance = random.Random(f"{victim}:{seed}")
-    wait_for, then_s = chance.randrange(1, 3), chance.uniform(0, 2 * SAMPLE_S)
+    wait_for, then_s = chance.randrange(1, 3), chance.uniform(0, SAMPLE_S)
     job = subprocess.Popen(
         [sys.executable, __file__, job_file, windows, output],
         env={**os.environ, "RAY_ADDRESS": ray.get_runtime_context().gcs_address},
