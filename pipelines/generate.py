@@ -56,6 +56,7 @@ def run(
     windows: str | None = None,
     map: str | None = None,
     where: str | None = None,
+    trained_maps: bool | None = None,
     count: int | None = None,
     seed: int | None = None,
     model: str | None = None,
@@ -75,7 +76,14 @@ def run(
     TableError, StorageError, CheckpointError, ValueError for a device that is not there.
     """
     job = job_files.read(job_file, map).with_options(
-        windows=windows, where=where, count=count, seed=seed, model=model, output=output, actors=actors
+        windows=windows,
+        where=where,
+        trained_maps=trained_maps,
+        count=count,
+        seed=seed,
+        model=model,
+        output=output,
+        actors=actors,
     )
     if job.windows is None and job.map is None:
         lacking = "places.windows (option --windows) or places.map (option --map)"
@@ -91,11 +99,13 @@ def run(
             "device cuda: torch sees no GPU on this machine; give --device cpu, or a cluster by RAY_ADDRESS"
         )
     actors = job.resources.actors or _processes(device, job.resources.gpus_per_actor)
-    model_id = load_model(job.model, "cpu").model_id
+    sampler = load_model(job.model, "cpu")
+    model_id, trained = sampler.model_id, sampler.trained_maps
+    del sampler
     output = storage.absolute(job.output)
     model = storage.absolute(job.model) if job.model else None
     job = job.with_options(output=output, model=model)
-    lent = _on_windows(job, model_id) if job.map is None else _on_maps(job, model_id, report)
+    lent = _on_windows(job, model_id, trained) if job.map is None else _on_maps(job, model_id, trained, report)
     this, found = lent.job_id, lent.found
     report(found.summary())
     units = plan(job, this, found)
@@ -140,15 +150,15 @@ class Lent:
     bad: list[tuple[str, str]] = field(default_factory=list)
 
 
-def _on_windows(job: Job, model_id: str) -> Lent:
+def _on_windows(job: Job, model_id: str, trained_maps: frozenset[str]) -> Lent:
     windows = storage.absolute(job.windows or "")
     job = job.with_options(windows=windows)
     this = job_id(job, {"windows": _object_names(windows)}, model_id)
-    found = find(job, windows, places_wanted(job))
+    found = find(job, windows, places_wanted(job), trained_maps)
     return Lent(this, found, spots_of(windows, sorted({w for d in job.directives for w in d.windows_needed()})))
 
 
-def _on_maps(job: Job, model_id: str, report: Callable[[str], None]) -> Lent:
+def _on_maps(job: Job, model_id: str, trained_maps: frozenset[str], report: Callable[[str], None]) -> Lent:
     files, bad = map_files.read_all(storage.absolute(job.map or ""))
     for uri, reason in bad:
         report(f"left out: {uri}: {reason}")
@@ -162,7 +172,8 @@ def _on_maps(job: Job, model_id: str, report: Callable[[str], None]) -> Lent:
         for spot in spots_on_map(file, storage.join(folder, name), job.places.spacing_m)
     ]
     this = job_id(job, {"maps": sorted(objects)}, model_id)
-    return Lent(this, find_on_maps(job, spots, maps, places_wanted(job)), maps=maps, objects=objects, bad=bad)
+    found = find_on_maps(job, spots, maps, places_wanted(job), trained_maps)
+    return Lent(this, found, maps=maps, objects=objects, bad=bad)
 
 
 def _write_maps(job: Job, job_id: str, lent: Lent, units: list[Unit]) -> None:

@@ -174,7 +174,7 @@ def _recipe(config: str | None, stage: str, steps: int | None) -> Recipe:
 
 def _training_rows(windows: str, regions: Sequence[str]) -> tuple[list[str], int, dict[str, Any]]:
     """Objects that hold training windows, how many windows, and the data's fingerprint for the checkpoint's facts."""
-    table = tables.read(windows, "windows", columns=["window_id", "split", "dataset", "region"])
+    table = tables.read(windows, "windows", columns=["window_id", "map_id", "split", "dataset", "region"])
     if unknown := set(regions) - set(table["region"].to_pylist()):
         there = ", ".join(sorted(set(table["region"].to_pylist())))
         raise TrainError(f"{windows} has no region {', '.join(sorted(unknown))}; its regions: {there}")
@@ -185,6 +185,7 @@ def _training_rows(windows: str, regions: Sequence[str]) -> tuple[list[str], int
         "windows_fingerprint": tables.fingerprint(sorted(rows["window_id"].to_pylist())),
         "datasets": sorted(set(rows["dataset"].to_pylist())),
         "regions": sorted(set(rows["region"].to_pylist())),
+        "maps": sorted(pc.unique(rows["map_id"]).to_pylist()),
         "schema_version": schemas.table_schema("windows").version,
     }
     return found, rows.num_rows, facts

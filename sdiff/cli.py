@@ -345,6 +345,9 @@ def generate(
     where: Annotated[
         str | None, typer.Option(metavar="SQL", help="Which of its windows, such as region = 'x'.")
     ] = None,
+    trained_maps: Annotated[
+        bool, typer.Option("--trained-maps", help="Places on maps that the model was trained on, too.")
+    ] = False,
     count: Annotated[int | None, typer.Option(min=1, help="How many scenarios.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Equal seeds give equal bytes.")] = None,
     model: Annotated[str | None, typer.Option(metavar="URI", help="Checkpoint; the shipped one unless given.")] = None,
@@ -381,6 +384,7 @@ def generate(
         windows=windows,
         map=map,
         where=where,
+        trained_maps=trained_maps or None,
         count=count,
         seed=seed,
         model=model,

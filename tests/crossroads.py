@@ -96,6 +96,7 @@ class TokensDriveOn:
     """
 
     model_id = "tokens-drive-on"
+    trained_maps: frozenset[str] = frozenset()
 
     def sample(
         self,

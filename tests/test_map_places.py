@@ -179,6 +179,17 @@ def test_where_no_place_fits_the_counts_say_why() -> None:
         find_on_maps(job, spots, maps, {"free": 10})
 
 
+def test_bare_maps_that_the_model_has_seen_lend_no_place(by_format: dict[str, MapFile]) -> None:
+    spots, maps = on(*by_format.values())
+    seen = {spots[0].map_id}
+    others = {s.map_id for s in spots} - seen
+    held_back = find_on_maps(Job("j", map="m"), spots, maps, {"free": 1000}, seen)
+    assert {s.map_id for s in held_back.spots["free"]} == others
+    assert held_back.trained + held_back.n_candidates == len(spots)
+    every = find_on_maps(Job("j", map="m", places=Places(trained_maps=True)), spots, maps, {"free": 1000}, seen)
+    assert {s.map_id for s in every.spots["free"]} == others | seen
+
+
 def test_the_image_of_a_place_is_that_of_a_window_there(tmp_path: Path) -> None:
     windows = write_windows(tmp_path, logs=1)
     drawn = IndexedMap(map_from_rows(window_tables.maps_table(crossroads())))

@@ -264,6 +264,18 @@ def test_where_no_place_fits_the_counts_say_why(windows: str) -> None:
     assert reported["lane_right"] == reported["all of these"] == 0
 
 
+def test_maps_that_the_model_has_seen_lend_no_place_unless_the_job_lets_them(windows: str) -> None:
+    (seen,) = set(tables.read(windows, "windows", ["map_id"])["map_id"].to_pylist())
+    free = find(job(), windows, {"free": 1000}, ["another map"])
+    assert free.spots == find(job(), windows, {"free": 1000}).spots and free.trained == 0
+    assert find(job(trained_maps=True), windows, {"free": 1000}, [seen]).spots == free.spots
+    n = free.n_candidates
+    with pytest.raises(
+        NoPlace, match=rf"0 windows .* \({n} more on maps that the model was trained on\)(.|\n)*trained_maps: true"
+    ):
+        find(job(), windows, {"free": 1000}, [seen])
+
+
 def test_the_search_ends_when_there_are_enough(windows: str) -> None:
     found = find(replace(job(), count=3), windows, {"free": 3})
     assert len(found.spots["free"]) == 3

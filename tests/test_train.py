@@ -14,6 +14,7 @@ import yaml
 from crossroads import write_windows
 
 from pipelines import train
+from sdiff import tables
 from sdiff.model import checkpoint
 from sdiff.model.autoencoder import Autoencoder
 from sdiff.model.recipe import Recipe
@@ -98,6 +99,8 @@ def test_a_killed_training_goes_on_from_its_last_state_to_a_model_that_samples(
     assert step == 60
     assert {p.name for p in (tmp_path / "denoiser").iterdir()} >= {"loss.png", "samples.png"}
     model = checkpoint.load(str(tmp_path / "model"))
+    table = tables.read(windows, "windows", ["map_id", "split"]).to_pylist()
+    assert model.trained_maps == {row["map_id"] for row in table if row["split"] == "train"}
     assert float(model.denoiser.latent_scale.std()) > 0  # fitted to the latents of these windows
     maps = np.zeros((1, len(MAP_CHANNELS), 256, 256), np.uint8)
     assert len(model.sample(maps, [AgentTokens.unspecified(0)], [SceneToken()], [(0, "a", 0)], steps=2)) == 1

@@ -47,13 +47,14 @@ NEED_LOG = ("where", "light", "ego_speed_mps")
 class Places:
     """Where: SQL condition over the flat columns of windows, predicates, and how many at most.
 
-    spacing_m: between the poses of a bare map along its lanes.
+    spacing_m: between the poses of a bare map along its lanes. trained_maps: on maps that the model has seen, too.
     """
 
     where: str | None = None
     wanted: Wanted = ANYWHERE
     limit: int | None = None
     spacing_m: float = SPACING_M
+    trained_maps: bool = False
 
 
 @dataclass(frozen=True)
@@ -90,9 +91,12 @@ class Job:
     batch: int = 16
     resources: Resources = Resources()
 
-    def with_options(self, where: str | None = None, actors: int | None = None, **options: Any) -> "Job":
+    def with_options(
+        self, where: str | None = None, trained_maps: bool | None = None, actors: int | None = None, **options: Any
+    ) -> "Job":
         """The job with the options that are not None in place of what its file says."""
-        places = self.places if where is None else replace(self.places, where=where)
+        told: dict[str, Any] = {"where": where, "trained_maps": trained_maps}
+        places = replace(self.places, **{k: v for k, v in told.items() if v is not None})
         resources = self.resources if actors is None else replace(self.resources, actors=actors)
         given = {k: v for k, v in options.items() if v is not None}
         other_places = {"map": None} if "windows" in given else {}
@@ -175,6 +179,7 @@ def _places(section: Section) -> Places:
         where=section.text("where"),
         limit=limit or None,
         spacing_m=section.number("spacing_m", SPACING_M, "m", 1.0, 1000.0),
+        trained_maps=section.flag("trained_maps") or False,
         wanted=Wanted(
             junction_ahead_m=section.span("junction_ahead_m", "m", 0, 80),
             turn=section.words("turn", TURNS, "turn"),

@@ -52,6 +52,7 @@ def _places() -> Schema:
         map=TEXT,
         spacing_m=_number(1.0, 1000.0),
         where=TEXT,
+        trained_maps=FLAG,
         limit=_whole(0, 10**9),
         junction_ahead_m=ahead,
         turn=_words(TURNS),

@@ -4,12 +4,13 @@ import bisect
 import hashlib
 import itertools
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
@@ -86,18 +87,23 @@ AnySpot = TypeVar("AnySpot", Spot, MapSpot)
 
 @dataclass
 class Found(Generic[AnySpot]):
-    """Places per directive in table order; candidates and their kind; how many of `examined` passed each part."""
+    """Places per directive in table order; candidates and their kind; how many of `examined` passed each part.
+
+    trained: how many more there were, on maps that the model was trained on.
+    """
 
     spots: dict[str, list[AnySpot]]
     n_candidates: int
     candidates: str = "windows meet places.where"
+    trained: int = 0
     examined: int = 0
     counts: Counter[str] = field(default_factory=Counter)
 
     def summary(self) -> str:
         """One line per part of what was wanted."""
         parts = "".join(f"\n  {self.counts[name]:>8,} {name}" for name in self.counts)
-        return f"{self.n_candidates:,} {self.candidates}; of {self.examined:,} examined fit{parts}"
+        seen = f" ({self.trained:,} more on maps that the model was trained on)" if self.trained else ""
+        return f"{self.n_candidates:,} {self.candidates}{seen}; of {self.examined:,} examined fit{parts}"
 
 
 @dataclass(frozen=True)
@@ -145,15 +151,22 @@ class Maps:
         return self._kept[map_id]
 
 
-def find(job: Job, windows_uri: str, wanted_per_directive: dict[str, int]) -> Found[Spot]:
+def find(
+    job: Job, windows_uri: str, wanted_per_directive: dict[str, int], trained_maps: Collection[str] = ()
+) -> Found[Spot]:
     """Places for each directive of a job: as many as wanted, or all there are.
 
-    Windows are examined in an order that only the seed decides, until all have enough. Raises NoPlace where a
-    directive has none, and ValueError for a condition that is no SQL.
+    Windows are examined in an order that only the seed decides, until all have enough. trained_maps: ids of maps that
+    lend no place, unless the job lets them. Raises NoPlace where a directive has none, and ValueError for a condition
+    that is no SQL.
     """
     with query.connect(storage.table_uri(windows_uri, "windows").rsplit("/", 1)[0]) as con:
-        candidates = _candidates(con, job, windows_uri)
-    found: Found[Spot] = Found({d.name: [] for d in job.directives}, len(candidates))
+        meeting = _candidates(con, job, windows_uri)
+    candidates = meeting.filter(
+        pc.invert(pc.is_in(meeting["map_id"], pa.array(_refused(job, trained_maps), pa.string())))
+    )
+    trained = len(meeting) - len(candidates)
+    found: Found[Spot] = Found({d.name: [] for d in job.directives}, len(candidates), trained=trained)
     maps = Maps()
 
     def windows() -> Iterator[tuple[Place, Spot]]:
@@ -168,15 +181,23 @@ def find(job: Job, windows_uri: str, wanted_per_directive: dict[str, int]) -> Fo
     return found
 
 
-def find_on_maps(job: Job, on: list[MapSpot], maps: Maps, wanted_per_directive: dict[str, int]) -> Found[MapSpot]:
+def find_on_maps(
+    job: Job,
+    on: list[MapSpot],
+    maps: Maps,
+    wanted_per_directive: dict[str, int],
+    trained_maps: Collection[str] = (),
+) -> Found[MapSpot]:
     """The same, of places on bare maps. on: those there are, see `spots_on_map`.
 
     They are examined in an order that only the seed and the place decide. A place has to have room: see
     `Place.has_room`. Raises NoPlace where a directive has none.
     """
+    every, refused = len(on), set(_refused(job, trained_maps))
+    on = [spot for spot in on if spot.map_id not in refused]
     n_maps = len({s.map_id for s in on})
-    kind = f"poses along the lanes of {n_maps} map{'s' if n_maps > 1 else ''}"
-    found: Found[MapSpot] = Found({d.name: [] for d in job.directives}, len(on), kind)
+    kind = f"poses along the lanes of {n_maps} map{'' if n_maps == 1 else 's'}"
+    found: Found[MapSpot] = Found({d.name: [] for d in job.directives}, len(on), kind, every - len(on))
 
     def drawn(spot: MapSpot) -> str:
         return hashlib.md5(f"{spot.map_id}:{spot.number}:{job.seed}".encode()).hexdigest()
@@ -283,9 +304,18 @@ def _fill(
                 found.spots[directive.name].append(spot)
 
 
+def _refused(job: Job, trained_maps: Collection[str]) -> list[str]:
+    """Maps that lend no place."""
+    return [] if job.places.trained_maps else sorted(trained_maps)
+
+
 def _refuse_none(found: Found[AnySpot], wanted: dict[str, int], uri: str, remedy: str) -> None:
     empty = [name for name, spots in found.spots.items() if wanted[name] and not spots]
     if empty:
+        if found.trained:
+            remedy += (
+                ", or say trained_maps: true in places (option --trained-maps) to take maps that the model has seen"
+            )
         raise NoPlace(
             f"no place for directive {empty[0]} in {uri}: {found.summary()}\n"
             f"{remedy}, or ask for less in the job's places"

@@ -40,6 +40,7 @@ class Sampler(Protocol):
     """What makes scenes: `sdiff.model.checkpoint.ScenarioModel`."""
 
     model_id: str
+    trained_maps: frozenset[str]
 
     def sample(
         self,

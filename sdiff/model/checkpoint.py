@@ -82,6 +82,7 @@ def load(uri: str | None = None, device: str = "cpu") -> ScenarioModel:
     model = ScenarioModel(_recipe(facts, uri))
     _load_into(model, weights, uri)
     model.model_id = f"{facts['recipe']['name']}-{facts['sha256'][:12]}"
+    model.trained_maps = frozenset(facts.get("data", {}).get("maps", ()))
     return model.eval().to(torch.device(device))
 
 

@@ -24,9 +24,13 @@ EGO_RADIUS_M = 2.0
 
 
 class ScenarioModel(nn.Module):
-    """Autoencoder and denoiser of one recipe. `model_id` is the fingerprint of the weights."""
+    """Autoencoder and denoiser of one recipe.
+
+    `model_id` is the fingerprint of the weights; `trained_maps` are ids of the maps that they have seen, where known.
+    """
 
     model_id: str = ""
+    trained_maps: frozenset[str] = frozenset()
 
     def __init__(self, recipe: Recipe) -> None:
         super().__init__()
