@@ -10,7 +10,7 @@ from synthetic import driving_log
 
 from pipelines import mine
 from sdiff import mining, raster, storage, tables, window_tables
-from sdiff.directives.job import parse
+from sdiff.directives.job import parse, read
 from sdiff.logs.driving_log import DrivingLog, Tracks
 from sdiff.view import render_interactions
 from sdiff.window_tables import Cut
@@ -80,6 +80,16 @@ def test_what_is_found_is_written_once_and_more_windows_add_to_it(windows: Path,
     write(windows, 2)
     assert mine.run(str(windows), out)["objects"] == 1
     assert {uri: storage.read_bytes(uri) for uri in before} == before
+
+
+def test_what_was_mined_is_a_library_of_jobs(windows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mine.run(str(windows), str(tmp_path / "mined"))
+    rows = tables.read(str(tmp_path / "mined"), "directives", ["name", "min_ttc_s", "min_pet_s"]).to_pylist()
+    below = {"min_ttc_s": 3.0, "min_pet_s": 1.0}
+    close = {r["name"] for r in rows if any(r[k] is not None and r[k] < most for k, most in below.items())}
+    example = Path(__file__).parents[1] / "examples" / "mined.yaml"
+    monkeypatch.chdir(tmp_path)
+    assert {d.name for d in read(str(example)).directives} == close != set()
 
 
 def test_what_was_made_by_other_code_is_not_mixed(

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from sdiff import KINDS, WINDOW_M
 from sdiff.geometry import SE2, box_corners, boxes_overlap, wrap_angle
 from sdiff.maps.lanes import Path
-from sdiff.maps.places import REACH_M, Place
+from sdiff.maps.places import ANYWHERE, REACH_M, Place, Wanted
 from sdiff.scene import SCENE_NUMBERS, Agents, AgentTokens, SceneToken
 from sdiff.span import Span
 from sdiff.tokens import END_S, agent_tokens
@@ -140,13 +140,17 @@ AV = Agent(("car",), AT_ORIGIN, end="free")
 
 @dataclass(frozen=True)
 class Directive:
-    """A name, the AV (at the origin; "from_log": as the log has it; None: not asked for), agents, scene, severity."""
+    """A name, the AV (at the origin; "from_log": as the log has it; None: not asked for), agents, scene, severity.
+
+    places: what a place must be like, beside having the lanes that agents are on.
+    """
 
     name: str = "free"
     ego: Agent | Literal["from_log"] | None = AV
     agents: tuple[Agent | LoggedAgents, ...] = ()
     scene: Scene = Scene()
     severity: Severity = Severity()
+    places: Wanted = ANYWHERE
 
     def windows_needed(self) -> tuple[str, ...]:
         """Windows named by `from_log`, apart from the place's own."""

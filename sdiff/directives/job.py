@@ -4,7 +4,8 @@ import math
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
-from sdiff import KINDS, WINDOW_M, storage
+from sdiff import KINDS, WINDOW_M, query, storage
+from sdiff.directives import library
 from sdiff.directives.directive import (
     AT_ORIGIN,
     AV,
@@ -23,7 +24,7 @@ from sdiff.directives.directive import (
 from sdiff.directives.judging import NOTHING_AMISS, Accept
 from sdiff.directives.reading import JobFileError, Section, read_yaml
 from sdiff.maps.lanes import TURNS
-from sdiff.maps.places import LIGHT_WORDS, Wanted
+from sdiff.maps.places import ANYWHERE, LIGHT_WORDS, Wanted
 from sdiff.span import Span
 
 SAMPLERS = ("dpmpp2m", "euler", "heun")
@@ -38,7 +39,6 @@ UNITS_LEAST, UNIT_MOST = 64, 8192
 SPACING_M = 10.0
 """Between two poses along a lane of a bare map that may become places [m]."""
 
-ANYWHERE = Wanted()
 NEED_LOG = ("where", "light", "ego_speed_mps")
 """Fields of places that mean nothing on a bare map."""
 
@@ -121,7 +121,10 @@ def read(uri: str, map: str | None = None) -> Job:
 
 
 def parse(text: str, file: str, map: str | None = None) -> Job:
-    """The job in the text of a YAML file; `file` names it in errors; map: as `read`. Raises JobFileError."""
+    """The job in the text of a YAML file; `file` names it in errors; map: as `read`. Raises JobFileError.
+
+    A library that it names is read.
+    """
     top = read_yaml(text, file)
     default = Job("")
     sampler = top.section("sampler")
@@ -129,10 +132,11 @@ def parse(text: str, file: str, map: str | None = None) -> Job:
     windows, own_map = (places.text("windows"), places.text("map")) if places else (None, None)
     if places and windows and own_map:
         raise places.error("map", "given beside windows, expected one of them")
-    listed = tuple(_directive(s) for s in top.sections("directives")) or default.directives
+    written = library.sections(top, library.shipped() | _library(top))
+    listed = tuple(_directive(s) for s in written) or default.directives
     names = [d.name for d in listed]
-    if len(set(names)) < len(names):
-        raise top.error("directives", f"two directives have one name; found {', '.join(names)}")
+    if twice := sorted({n for n in names if names.count(n) > 1}):
+        raise top.error("directives", f"two directives have one name, {twice[0]}; give one of them another name")
     job = Job(
         name=top.text("name") or file.rsplit("/", 1)[-1].rsplit(".", 1)[0],
         directives=listed,
@@ -154,7 +158,7 @@ def parse(text: str, file: str, map: str | None = None) -> Job:
     if places:
         places.done()
     if job.map is not None:
-        _needs_no_log(top)
+        _needs_no_log([*([places] if places else []), *written])
     elif places and places.has("spacing_m"):
         raise places.error("spacing_m", "is between poses on a bare map, expected a field map in places, or --map")
     if sampler:
@@ -172,42 +176,67 @@ def parse(text: str, file: str, map: str | None = None) -> Job:
     return job
 
 
+def _library(top: Section) -> library.Library:
+    """The directives that the job names beside those that come with sdiff."""
+    section = None if top.is_word("library") else top.section("library")
+    if section is not None:
+        uri, where = section.text("uri"), section.text("where")
+        section.done()
+    else:
+        uri, where = top.text("library"), None
+        if uri is None:
+            return {}
+    if uri is None:
+        raise top.error("library", "has no uri, expected that of a YAML file, or of what sdiff mine wrote")
+    try:
+        return library.read(uri, where)
+    except (query.QueryError, storage.StorageError) as error:
+        raise top.error("library", str(error)) from error
+
+
 def _places(section: Section) -> Places:
-    straight = section.span("straight_ahead_m", "m", 0, 80)
     limit = section.count("limit", 0, low=0)
     return Places(
         where=section.text("where"),
         limit=limit or None,
         spacing_m=section.number("spacing_m", SPACING_M, "m", 1.0, 1000.0),
         trained_maps=section.flag("trained_maps") or False,
-        wanted=Wanted(
-            junction_ahead_m=section.span("junction_ahead_m", "m", 0, 80),
-            turn=section.words("turn", TURNS, "turn"),
-            lane_left=section.flag("lane_left"),
-            lane_right=section.flag("lane_right"),
-            oncoming=section.flag("oncoming"),
-            crosswalk_ahead_m=section.span("crosswalk_ahead_m", "m", 0, 80),
-            straight_ahead_m=straight.high if straight else None,
-            light=section.words("light", LIGHT_WORDS, "light"),
-            ego_speed_mps=section.span("ego_speed_mps", "m/s", 0, TOP_SPEED_MPS),
-        ),
+        wanted=_wanted(section),
     )
 
 
-def _needs_no_log(top: Section) -> None:
-    """Raise JobFileError for a field that asks for what only logs have: here a bare map lends the places."""
+def _wanted(section: Section) -> Wanted:
+    straight = section.span("straight_ahead_m", "m", 0, 80)
+    return Wanted(
+        junction_ahead_m=section.span("junction_ahead_m", "m", 0, 80),
+        turn=section.words("turn", TURNS, "turn"),
+        lane_left=section.flag("lane_left"),
+        lane_right=section.flag("lane_right"),
+        oncoming=section.flag("oncoming"),
+        crosswalk_ahead_m=section.span("crosswalk_ahead_m", "m", 0, 80),
+        straight_ahead_m=straight.high if straight else None,
+        light=section.words("light", LIGHT_WORDS, "light"),
+        ego_speed_mps=section.span("ego_speed_mps", "m/s", 0, TOP_SPEED_MPS),
+    )
+
+
+def _needs_no_log(sections: list[Section]) -> None:
+    """Raise JobFileError for a field that asks for what only logs have: here a bare map lends the places.
+
+    sections: the job's places and its directives.
+    """
 
     def refuse(section: Section, field: str) -> JobFileError:
         return section.error(field, "asks for a log, and a bare map has none; expected no such field here, or windows")
 
-    if places := top.section("places"):
-        for name in NEED_LOG:
-            if places.has(name):
-                raise refuse(places, name)
-    for directive in top.sections("directives"):
-        if directive.is_word("ego") and directive.words("ego", None) == ("from_log",):
-            raise refuse(directive, "ego")
-        for agent in directive.sections("agents"):
+    for section in sections:
+        for places in (section, section.section("places")):
+            for name in NEED_LOG:
+                if places and places.has(name):
+                    raise refuse(places, name)
+        if section.is_word("ego") and section.words("ego", None) == ("from_log",):
+            raise refuse(section, "ego")
+        for agent in section.sections("agents"):
             if agent.has("from_log"):
                 raise refuse(agent, "from_log")
 
@@ -237,16 +266,21 @@ def _directive(section: Section) -> Directive:
     name = section.text("name")
     if name is None:
         raise section.error(None, "has no name, expected name: a word for the column `directive`")
+    section.words("use", None)  # what it names is a part of the section already
     scene = section.section("scene")
     severity = section.section("severity")
+    places = section.section("places")
     directive = Directive(
         name=name,
         ego=_ego(section),
         agents=tuple(_agent(s) for s in section.sections("agents")),
         scene=Scene() if scene is None else _scene(scene),
         severity=Severity() if severity is None else _severity(severity),
+        places=ANYWHERE if places is None else _wanted(places),
     )
     section.done()
+    if places is not None:
+        places.done()
     if severity is not None:
         _can_be_steered(directive, severity)
     return directive

@@ -16,23 +16,24 @@ class JobFileError(ValueError):
 class Section:
     """One mapping of a job file. Each read takes a key; `done` rejects those that nothing took."""
 
-    def __init__(self, node: yaml.Node, file: str, field: str = "") -> None:
-        self.file, self.field, self.node = file, field, node
+    def __init__(self, node: yaml.Node, field: str = "") -> None:
+        self.field, self.node = field, node
         if not isinstance(node, yaml.MappingNode):
             raise self.error(None, f"found {_shown(node)}, expected a mapping of fields")
         self._nodes: dict[str, yaml.Node] = {}
-        self._lines: dict[str, int] = {}
+        self._keys: dict[str, yaml.Node] = {}
         self._taken: list[str] = []
         for key, value in node.value:
             if key.value in self._nodes:
-                raise self.error(key.value, f"given twice, first in line {self._lines[key.value]}", key)
-            self._nodes[key.value], self._lines[key.value] = value, key.start_mark.line + 1
+                first = self._keys[key.value].start_mark.line + 1
+                raise self.error(key.value, f"given twice, first in line {first}", key)
+            self._nodes[key.value], self._keys[key.value] = value, key
 
     def error(self, key: str | None, problem: str, node: yaml.Node | None = None) -> JobFileError:
         """The error of a field, to be raised."""
         node = node or (self._nodes.get(key) if key else None) or self.node
-        name = ".".join(part for part in (self.field, key) if part)
-        where = f"{self.file}:{node.start_mark.line + 1}: "
+        name = self._named(key)
+        where = f"{node.start_mark.name}:{node.start_mark.line + 1}: "
         return JobFileError(where + (f"{name}: " if name else "") + problem)
 
     def has(self, key: str) -> bool:
@@ -44,11 +45,9 @@ class Section:
         unknown = [k for k in self._nodes if k not in self._taken]
         if unknown:
             near = difflib.get_close_matches(unknown[0], self._taken, 1)
-            hint = f"; did you mean {near[0]}?" if near else ""
-            raise JobFileError(
-                f"{self.file}:{self._lines[unknown[0]]}: {'.'.join(p for p in (self.field, unknown[0]) if p)}: "
-                f"unknown field{hint} Allowed: {', '.join(self._taken)}".replace("field Allowed", "field. Allowed")
-            )
+            hint = f"; did you mean {near[0]}?" if near else "."
+            allowed = f"unknown field{hint} Allowed: {', '.join(self._taken)}"
+            raise self.error(unknown[0], allowed, self._keys[unknown[0]])
 
     def text(self, key: str, default: str | None = None) -> str | None:
         """A string."""
@@ -114,21 +113,27 @@ class Section:
     def section(self, key: str) -> "Section | None":
         """A mapping; None where not given."""
         node = self._take(key)
-        return None if node is None else Section(node, self.file, ".".join(p for p in (self.field, key) if p))
+        return None if node is None else Section(node, self._named(key))
 
     def sections(self, key: str) -> "list[Section]":
         """A list of mappings; [] where not given."""
+        return [Section(item, name) for name, item in self.items(key)]
+
+    def items(self, key: str) -> list[tuple[str, yaml.Node]]:
+        """The items of a list, with their names; [] where not given."""
         node = self._take(key)
         if node is None:
             return []
         if not isinstance(node, yaml.SequenceNode):
             raise self.error(key, f"found {_shown(node)}, expected a list, each item after a dash")
-        name = ".".join(p for p in (self.field, key) if p)
-        return [Section(item, self.file, f"{name}[{i}]") for i, item in enumerate(node.value)]
+        return [(f"{self._named(key)}[{i}]", item) for i, item in enumerate(node.value)]
 
     def is_word(self, key: str) -> bool:
         """Whether the field is a single word rather than a mapping or list."""
         return isinstance(self._nodes.get(key), yaml.ScalarNode)
+
+    def _named(self, key: str | None) -> str:
+        return ".".join(part for part in (self.field, key) if part)
 
     def _take(self, key: str) -> yaml.Node | None:
         if key not in self._taken:
@@ -139,13 +144,37 @@ class Section:
 def read_yaml(text: str, file: str) -> Section:
     """The top mapping of a YAML file. Raises JobFileError where it is no YAML, or no mapping."""
     try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        loader = yaml.SafeLoader(text)
+        loader.name = file  # of the marks of all nodes
+        node = loader.get_single_node()
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         raise JobFileError(f"{file}:{mark.line + 1 if mark else 1}: not YAML: {error.problem}") from None
+    except yaml.YAMLError as error:
+        raise JobFileError(f"{file}:1: not YAML: {' '.join(str(error).split())}") from None
     if node is None:
         raise JobFileError(f"{file}:1: the file is empty, expected a job; examples/ has some")
-    return Section(node, file)
+    return Section(node)
+
+
+def overlaid(base: yaml.Node, own: yaml.Node) -> yaml.Node:
+    """`own`, and from `base` what it does not say: by field in mappings, item by item in lists of mappings.
+
+    A field that is null in `own` is left out. Raises JobFileError for one that is given twice.
+    """
+    if isinstance(base, yaml.MappingNode) and isinstance(own, yaml.MappingNode):
+        Section(own)
+        said = {key.value: (key, value) for key, value in base.value}
+        for key, value in own.value:
+            said[key.value] = key, overlaid(said[key.value][1], value) if key.value in said else value
+        kept = [(key, value) for key, value in said.values() if not value.tag.endswith(":null")]
+        return yaml.MappingNode(own.tag, kept, own.start_mark, own.end_mark)
+    lists = (base, own)
+    if all(isinstance(n, yaml.SequenceNode) and all(isinstance(i, yaml.MappingNode) for i in n.value) for n in lists):
+        items = [overlaid(b, o) for b, o in zip(base.value, own.value, strict=False)]
+        rest = max(base.value, own.value, key=len)[len(items) :]
+        return yaml.SequenceNode(own.tag, items + rest, own.start_mark, own.end_mark)
+    return own
 
 
 def _plain(node: yaml.Node) -> Any:

@@ -28,8 +28,9 @@ def job_schema() -> Schema:
         "description": "What sdiff generate makes; see docs/directives.md",
         **_mapping(
             name=TEXT,
+            library={"anyOf": [TEXT, {**_mapping(uri=TEXT, where=TEXT), "required": ["uri"]}]},
             places=_places(),
-            directives={"type": "array", "minItems": 1, "items": _directive()},
+            directives={"type": "array", "minItems": 1, "items": {"anyOf": [TEXT, _directive()]}},
             model=TEXT,
             output=TEXT,
             count=_whole(1, 10**9),
@@ -46,7 +47,6 @@ def job_schema() -> Schema:
 
 
 def _places() -> Schema:
-    ahead = _span(0, 80)
     return _mapping(
         windows=TEXT,
         map=TEXT,
@@ -54,16 +54,23 @@ def _places() -> Schema:
         where=TEXT,
         trained_maps=FLAG,
         limit=_whole(0, 10**9),
-        junction_ahead_m=ahead,
-        turn=_words(TURNS),
-        lane_left=FLAG,
-        lane_right=FLAG,
-        oncoming=FLAG,
-        crosswalk_ahead_m=ahead,
-        straight_ahead_m=ahead,
-        light=_words(LIGHT_WORDS),
-        ego_speed_mps=_span(0, TOP_SPEED_MPS),
+        **_wanted(),
     )
+
+
+def _wanted() -> Schema:
+    ahead = _span(0, 80)
+    return {
+        "junction_ahead_m": ahead,
+        "turn": _words(TURNS),
+        "lane_left": FLAG,
+        "lane_right": FLAG,
+        "oncoming": FLAG,
+        "crosswalk_ahead_m": ahead,
+        "straight_ahead_m": ahead,
+        "light": _words(LIGHT_WORDS),
+        "ego_speed_mps": _span(0, TOP_SPEED_MPS),
+    }
 
 
 def _directive() -> Schema:
@@ -87,6 +94,8 @@ def _directive() -> Schema:
     taken = _mapping(from_log={"anyOf": [{"const": "place"}, log]}, kinds=_words(KINDS), share=_span(0, 1))
     directive = _mapping(
         name=TEXT,
+        use=_words(None),
+        places=_mapping(**_wanted()),
         ego={"anyOf": [{"enum": ["none", "from_log"]}, _mapping(**what, end=end)]},
         agents={"type": "array", "items": {"anyOf": [_mapping(**what, **pose, end=end), taken]}},
         scene=_mapping(
@@ -98,7 +107,7 @@ def _directive() -> Schema:
         ),
         severity=_mapping(ttc_s=_span(0, 10)),
     )
-    return {**directive, "required": ["name"]}
+    return {**directive, "anyOf": [{"required": ["name"]}, {"required": ["use"]}]}
 
 
 def _mapping(**properties: Schema) -> Schema:

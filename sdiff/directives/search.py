@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 import schemas
 from sdiff import query, raster, storage, tables
-from sdiff.directives.directive import fits
+from sdiff.directives.directive import Directive, fits
 from sdiff.directives.job import Job
 from sdiff.geometry import SE2
 from sdiff.logs.driving_log import LIGHT_STATES, Lights, VectorMap
@@ -280,7 +280,7 @@ def _fill(
         *(["on a lane"] if predicates else []),
         *predicates,
         "all of these",
-        *(f"taken for {d.name}" for d in job.directives),
+        *(part for d in job.directives for part in (*_parts(d), f"taken for {d.name}")),
     ):
         found.counts[name] = 0
     for place, spot in candidates:
@@ -299,9 +299,19 @@ def _fill(
             continue
         found.counts["all of these"] += 1
         for directive in job.directives:
-            if len(found.spots[directive.name]) < wanted[directive.name] and fits(directive, place):
+            if len(found.spots[directive.name]) >= wanted[directive.name]:
+                continue
+            parts = _parts(directive)
+            held = [part for part, name in parts.items() if directive.places.holds(name, place)]
+            found.counts.update(held)
+            if len(held) == len(parts) and fits(directive, place):
                 found.counts[f"taken for {directive.name}"] += 1
                 found.spots[directive.name].append(spot)
+
+
+def _parts(directive: Directive) -> dict[str, str]:
+    """What a directive asks of places beside the lanes it names, as counts say it and by the predicate's name."""
+    return {f"{name} of {directive.name}": name for name in directive.places.asked()}
 
 
 def _refused(job: Job, trained_maps: Collection[str]) -> list[str]:

@@ -209,6 +209,10 @@ class Wanted:
         return _TESTS[predicate](getattr(self, predicate), place)
 
 
+ANYWHERE = Wanted()
+"""Asks for nothing."""
+
+
 def _junction_ahead(wanted: Span, place: Place) -> bool:
     return bool(place.junctions_ahead_m) and wanted.contains(min(place.junctions_ahead_m))
 
