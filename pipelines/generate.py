@@ -171,7 +171,8 @@ def _on_maps(job: Job, model_id: str, trained_maps: frozenset[str], report: Call
         for file, name in zip(files, objects, strict=True)
         for spot in spots_on_map(file, storage.join(folder, name), job.places.spacing_m)
     ]
-    this = job_id(job, {"maps": sorted(objects)}, model_id)
+    told = zip(objects, ((f.dataset, f.region, f.license) for f in files), strict=True)
+    this = job_id(job, {"maps": sorted([name, *about] for name, about in told)}, model_id)
     found = find_on_maps(job, spots, maps, places_wanted(job), trained_maps)
     return Lent(this, found, maps=maps, objects=objects, bad=bad)
 

@@ -24,7 +24,7 @@ class Shown(NamedTuple):
     """A result that knows better than `show` how people want to see it. failure: why the exit status is 1, if it is."""
 
     result: Result
-    table: "RenderableType"
+    table: "RenderableType | None"
     failure: str = ""
 
 
@@ -361,7 +361,7 @@ def generate(
     scenario: Annotated[
         str | None, typer.Option(metavar="ID", help="Make this one of OUTPUT again from its row, and compare.")
     ] = None,
-) -> Result:
+) -> Result | Shown:
     """Generate scenarios in bulk, as a job file directs.
 
     Run again to go on with a job that was stopped. Options override the job file.
@@ -375,11 +375,13 @@ def generate(
             raise typer.BadParameter("--scenario needs --output, where its tables are")
         from sdiff import generation
 
-        return generation.again(scenario, output, windows, model=model, device=device)
+        again = generation.again(scenario, output, windows, model=model, device=device)
+        reason = f"{scenario} comes out otherwise: {again['differing']}; is all as sdiff.made_with of its object says?"
+        return Shown(again, None, "" if again["same"] else reason)
     assert job is not None
     from pipelines import generate
 
-    return generate.run(
+    made = generate.run(
         job,
         windows=windows,
         map=map,
@@ -395,6 +397,8 @@ def generate(
         price_per_hour=price,
         report=say,
     )
+    nothing = not dry_run and not any(row["made"] for row in made["directives"].values())
+    return Shown(made, None, "no attempt was accepted; the column rejected says why" if nothing else "")
 
 
 @command

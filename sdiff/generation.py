@@ -5,7 +5,7 @@ import platform
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -143,6 +143,7 @@ def estimate(
         seconds += asked[name] * each
         size += asked[name] * share * per_row
         rows.append({"directive": name, "asked": asked[name], "tried": len(sample.spots), "made": len(table), **tally})
+    actors = min(actors, len(units))
     hours = seconds / actors / 3600
     return {
         "by_directive": rows,
@@ -167,30 +168,36 @@ def again(
     """Make one scenario of the tables at `output` again from its row, and compare.
 
     windows: the table that lent its place, if it is no place on a bare map: those are in the table maps at `output`.
-    Returns its id, whether it has the same agents, and by how much they differ at most [m]. Raises TableError where
-    there is no such scenario, or the model is another one.
+    Returns its id, whether its agents are the same to the bit, and which of their values are not. Raises TableError
+    where there is no such scenario, or the model is another one.
     """
     row = _scenario(output, scenario_id)
-    loaded = load_model(model, device or default_device())
+    device = device or default_device()
+    if device == "cpu":
+        _one_thread()
+    loaded = load_model(model, device)
     if loaded.model_id != row["model_id"]:
         raise tables.TableError(
             f"{scenario_id} was made by model {row['model_id']}, found {loaded.model_id}; give its --model"
         )
-    jobs = tables.read(output, "jobs", ["job"], pc.field("job_id") == row["job_id"])
+    jobs = tables.read(output, "jobs", ["job"], pc.field("unit_id") == row["unit_id"])
     if not jobs.num_rows:
-        raise tables.TableError(f"table jobs at {output} has no job {row['job_id']}, which made {scenario_id}")
+        raise tables.TableError(f"table jobs at {output} has no unit {row['unit_id']}, which made {scenario_id}")
     asked = Asked(scenario_id, _image_again(row, output, windows), row["tokens"], row["scene"])
-    agents = make_again(loaded, json.loads(jobs["job"][0].as_py()), row["directive"], asked, row["attempt"])
-    before: Agents = row["agents"]
-    alike = len(agents) == len(before) and bool((agents.kind == before.kind).all())
-    off = [np.abs(getattr(agents, name) - getattr(before, name)).max(initial=0.0) for name in ("x_m", "y_m") if alike]
+    agents, before = make_again(loaded, json.loads(jobs["job"][0].as_py()), asked, row["attempt"]), row["agents"]
+    differing = [f.name for f in fields(Agents) if not _same(getattr(agents, f.name), getattr(before, f.name))]
     return {
         "scenario_id": scenario_id,
-        "same_agents": alike,
-        "differs_by_m": float(max(off)) if alike else None,
+        "same": not differing,
+        "differing": ", ".join(differing),
         "n_agents": len(agents),
         "n_agents_before": len(before),
     }
+
+
+def _same(made: Any, before: Any) -> bool:
+    """Whether two members of agents are equal; one that the table does not have is not compared."""
+    return before is None or (made is not None and np.array_equal(made, before))
 
 
 def _image_again(row: dict[str, Any], output: str, windows: str | None) -> NDArray[np.uint8]:
@@ -208,7 +215,7 @@ def _image_again(row: dict[str, Any], output: str, windows: str | None) -> NDArr
 
 def _scenario(output: str, scenario_id: str) -> dict[str, Any]:
     """What the row of a scenario says of how it was made, and its agents."""
-    plain = ["job_id", "model_id", "window_id", "map_id", *ORIGIN, "directive", "attempt"]
+    plain = ["unit_id", "model_id", "window_id", "map_id", *ORIGIN, "attempt"]
     rows = tables.read(
         output, "scenarios", [*plain, "tokens", "scene_token", "agents"], pc.field("scenario_id") == scenario_id
     )

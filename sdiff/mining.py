@@ -106,7 +106,7 @@ def _mine(window: AlongWay, row: Row, found: dict[str, list[Row]]) -> None:
     for moment in moments:
         what = interaction_row(window, moment, row) | lent
         found["interactions"].append(what)
-        name = f"{moment.kind}-{tables.fingerprint(what['interaction_id'])[:8]}"
+        name = f"{moment.kind}-{tables.fingerprint(what['interaction_id'])}"
         text = mined.directive_text(window, moment, name, along)
         if text is not None:
             found["directives"].append(

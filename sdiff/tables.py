@@ -113,9 +113,14 @@ def read(uri: str, name: str, columns: list[str] | None = None, where: ds.Expres
 
 
 def footer(uri: str) -> pq.FileMetaData:
-    """What one object says of itself: rows, row groups, metadata."""
+    """What one object says of itself: rows, row groups, metadata. Raises TableError for one that is damaged."""
     fs, path = storage.filesystem(uri)
-    return pq.read_metadata(path, filesystem=fs)
+    try:
+        return pq.read_metadata(path, filesystem=fs)
+    except pa.ArrowInvalid as error:
+        raise TableError(
+            f"{uri} is damaged ({str(error).splitlines()[0]}); delete it and run the same command again"
+        ) from error
 
 
 @cache

@@ -121,8 +121,8 @@ def _expected(uri: str, found: dict[str, list[str]], reports: dict[str, TableRep
             expected["scenarios"][f"{unit['unit_id']}{SUFFIX}"] = Expected(
                 unit["n_scenarios"], AGAIN_GENERATE, unit["job_id"]
             )
-        for map_object in json.loads(plan[0]["job"]).get("maps", []) if plan else []:
-            expected.setdefault("maps", {})[map_object] = Expected(None, AGAIN_GENERATE)
+            for map_object in json.loads(unit["job"]).get("maps", []):
+                expected.setdefault("maps", {})[map_object] = Expected(None, AGAIN_GENERATE)
     for marker in storage.objects(storage.join(uri, "_ingest"), DONE):
         counts = json.loads(storage.read_bytes(marker))["counts"]
         unit = marker.rsplit("/", 1)[-1].removesuffix(DONE)

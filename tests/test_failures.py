@@ -171,3 +171,21 @@ def test_a_wrong_job_file_is_answered_before_anything_is_written(
     message = told(generate(str(tmp_path / "job.yaml"), "--windows", windows, "--output", str(tmp_path / "out")))
     assert says in message
     assert not (tmp_path / "out").exists()
+
+
+def test_a_damaged_object_is_named_and_what_to_do(windows: str, job_file: str, tmp_path: Path) -> None:
+    at = (job_file, "--windows", windows, "--output", str(tmp_path / "out"))
+    assert generate(*at).returncode == 0
+    damaged = min((tmp_path / "out" / "scenarios").glob("*"))
+    damaged.write_bytes(damaged.read_bytes()[:-9])
+    message = told(generate(*at))
+    assert f"{damaged} is damaged" in message and message.endswith("delete it and run the same command again")
+
+
+def test_a_job_of_which_nothing_is_accepted_has_failed(windows: str, tmp_path: Path) -> None:
+    job = tmp_path / "job.yaml"
+    directive = "{name: far, agents: [{kind: bus, x_m: 48, y_m: 48, heading_rad: 3, speed_mps: 9}]}"
+    job.write_text(f"count: 2\nbatch: 2\nsampler: {{steps: 1, rules: false}}\nattempts: 1\ndirectives: [{directive}]\n")
+    done = generate(str(job), "--windows", windows, "--output", str(tmp_path / "out"), "--json")
+    assert done.returncode == 1 and "no attempt was accepted" in done.stderr.splitlines()[-1]
+    assert json.loads(done.stdout)["directives"]["far"]["made"] == 0

@@ -295,12 +295,43 @@ def test_a_window_is_read_from_the_row_group_that_holds_it(windows: str, tmp_pat
     assert {t["map_bev"][0].as_py() for t in found} == {one["map_bev"][0].as_py()}
 
 
-def test_a_scenario_is_made_again_from_its_row(made: tuple[Path, dict[str, object]], windows: str) -> None:
+def test_a_scenario_is_made_again_from_its_row(
+    made: tuple[Path, dict[str, object]], windows: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     one = tables.read(str(made[0]), "scenarios", ["scenario_id", "n_agents"]).to_pylist()[5]
-    found = generation.again(one["scenario_id"], str(made[0]), windows, device="cpu", load_model=load_stand_in)
-    assert found["same_agents"] and found["differs_by_m"] == 0.0 and found["n_agents"] == one["n_agents"]
+
+    def again(scenario_id: str = one["scenario_id"]) -> dict[str, object]:
+        return generation.again(scenario_id, str(made[0]), windows, device="cpu", load_model=load_stand_in)
+
+    assert again() == {
+        "scenario_id": one["scenario_id"],
+        "same": True,
+        "differing": "",
+        "n_agents": one["n_agents"],
+        "n_agents_before": one["n_agents"],
+    }
+    with monkeypatch.context() as patch:
+        row = generation._scenario(str(made[0]), one["scenario_id"])
+        turned = dataclasses.replace(row["agents"], heading_rad=np.nextafter(row["agents"].heading_rad, np.float32(9)))
+        patch.setattr(generation, "_scenario", lambda *args: row | {"agents": turned})
+        assert (again()["same"], again()["differing"]) == (False, "heading_rad")
     with pytest.raises(tables.TableError, match="has no scenario nobody"):
-        generation.again("nobody", str(made[0]), windows, device="cpu", load_model=load_stand_in)
+        again("nobody")
+
+
+def test_a_job_file_of_another_name_is_the_same_job(
+    made: tuple[Path, dict[str, object]], windows: str, job_file: str, tmp_path: Path
+) -> None:
+    renamed = tmp_path / "renamed.yaml"
+    renamed.write_bytes(Path(job_file).read_bytes())
+    stats = run(str(renamed), windows, made[0])
+    assert (stats["job_id"], stats["units_done_before"]) == (made[1]["job_id"], made[1]["units"])
+
+
+def test_a_plan_says_of_each_unit_only_what_is_its_own(made: tuple[Path, dict[str, object]]) -> None:
+    for row in tables.read(str(made[0]), "jobs").to_pylist():
+        (directive,) = json.loads(row["job"])["directives"]
+        assert directive["name"] == row["directive"]
 
 
 def test_a_scenario_like_another_of_its_place_is_a_near_duplicate() -> None:

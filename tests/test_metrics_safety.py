@@ -104,5 +104,6 @@ def test_a_pair_has_the_least_time_of_the_steps_at_which_both_are_seen() -> None
 def test_an_empty_scene_has_no_numbers() -> None:
     nobody = traffic([0.0], [0.0]).take(np.zeros(1, bool))
     found = columns(nobody)
-    assert found.pop("has_collision") is False
+    assert found.pop("has_collision") is False and found.pop("has_impossible_motion") is False
+    assert found.pop("is_fulfilled") is True, "nothing is asked for"
     assert all(np.isnan(v) for v in found.values())

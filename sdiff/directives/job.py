@@ -1,6 +1,7 @@
 """Job files: places, directives, how many, seed, model, output."""
 
 import math
+from collections import ChainMap, Counter
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
@@ -33,8 +34,14 @@ HALF_M = WINDOW_M / 2
 TOP_SPEED_MPS = 70.0
 
 
-UNITS_LEAST, UNIT_MOST = 64, 8192
-"""A large job has at least so many units, of at most so many scenarios: 70 MB of some 10 agents each."""
+COUNT_MOST = 10_000_000
+"""Scenarios of one job: its plan is held in memory."""
+UNITS_LEAST, UNIT_MOST = 32, 8192
+"""A large job has at least so many units, of at most so many scenarios. A scenario of 9 agents is 6.4 KB, so that from
+80,000 scenarios of one directive on, objects have 16 to 70 MB."""
+
+NAME_LONGEST = 100
+"""Characters of a directive's name, which is a part of names of files."""
 
 SPACING_M = 10.0
 """Between two poses along a lane of a bare map that may become places [m]."""
@@ -132,10 +139,9 @@ def parse(text: str, file: str, map: str | None = None) -> Job:
     windows, own_map = (places.text("windows"), places.text("map")) if places else (None, None)
     if places and windows and own_map:
         raise places.error("map", "given beside windows, expected one of them")
-    written = library.sections(top, library.shipped() | _library(top))
+    written = list(library.sections(top, ChainMap(_library(top), library.shipped())))
     listed = tuple(_directive(s) for s in written) or default.directives
-    names = [d.name for d in listed]
-    if twice := sorted({n for n in names if names.count(n) > 1}):
+    if twice := [name for name, n in Counter(d.name for d in listed).items() if n > 1]:
         raise top.error("directives", f"two directives have one name, {twice[0]}; give one of them another name")
     job = Job(
         name=top.text("name") or file.rsplit("/", 1)[-1].rsplit(".", 1)[0],
@@ -145,7 +151,7 @@ def parse(text: str, file: str, map: str | None = None) -> Job:
         map=map or own_map,
         model=top.text("model"),
         output=top.text("output"),
-        count=top.count("count", default.count),
+        count=top.count("count", default.count, high=COUNT_MOST),
         seed=top.count("seed", default.seed, low=0, high=2**62),
         min_score=top.number("min_score", default.min_score, "", 0.0, 1.0),
         attempts=top.count("attempts", default.attempts, high=100),
@@ -207,6 +213,8 @@ def _places(section: Section) -> Places:
 
 def _wanted(section: Section) -> Wanted:
     straight = section.span("straight_ahead_m", "m", 0, 80)
+    if straight and straight.low < straight.high:
+        raise section.error("straight_ahead_m", "found a range, expected one number: at least so far")
     return Wanted(
         junction_ahead_m=section.span("junction_ahead_m", "m", 0, 80),
         turn=section.words("turn", TURNS, "turn"),
@@ -214,7 +222,7 @@ def _wanted(section: Section) -> Wanted:
         lane_right=section.flag("lane_right"),
         oncoming=section.flag("oncoming"),
         crosswalk_ahead_m=section.span("crosswalk_ahead_m", "m", 0, 80),
-        straight_ahead_m=straight.high if straight else None,
+        straight_ahead_m=straight.low if straight else None,
         light=section.words("light", LIGHT_WORDS, "light"),
         ego_speed_mps=section.span("ego_speed_mps", "m/s", 0, TOP_SPEED_MPS),
     )
@@ -266,6 +274,9 @@ def _directive(section: Section) -> Directive:
     name = section.text("name")
     if name is None:
         raise section.error(None, "has no name, expected name: a word for the column `directive`")
+    if not name.isprintable() or "/" in name or "\\" in name or name.startswith(".") or len(name) > NAME_LONGEST:
+        rule = f"up to {NAME_LONGEST} characters, no slash, none that cannot be seen, no dot at its begin"
+        raise section.error("name", f"found {name!r}, expected a name that files can have: {rule}")
     section.words("use", None)  # what it names is a part of the section already
     scene = section.section("scene")
     severity = section.section("severity")
@@ -296,8 +307,16 @@ def _can_be_steered(directive: Directive, severity: Section) -> None:
     """Raise JobFileError where the time to collision does not follow from what the directive says."""
     if not isinstance(directive.ego, Agent) or directive.ego.speed_mps is None:
         raise severity.error(None, "needs the AV's speed, expected a field ego with speed_mps in this directive")
-    if not any(isinstance(a, Agent) and a.pose is not None and a.speed_mps is not None for a in directive.agents):
-        raise severity.error(None, "needs another agent, expected one under agents with a pose and speed_mps")
+    if not any(isinstance(a, Agent) and _is_whole(a.pose) and a.speed_mps is not None for a in directive.agents):
+        raise severity.error(
+            None,
+            "needs another agent, expected one under agents with speed_mps and a lane, or x_m, y_m and heading_rad",
+        )
+
+
+def _is_whole(pose: InWindow | OnLane | None) -> bool:
+    """Whether a pose says where, and in which direction."""
+    return isinstance(pose, OnLane) or (pose is not None and None not in (pose.x_m, pose.y_m, pose.heading_rad))
 
 
 def _scene(section: Section) -> Scene:
@@ -374,6 +393,8 @@ def _pose(section: Section) -> InWindow | OnLane | None:
     distances = {r: section.span(r, "m", -2 * HALF_M, 2 * HALF_M) for r in REFERENCES}
     lateral = section.span("lateral_m", "m", -20, 20)
     facing = section.words("facing", tuple(FACING), "direction")
+    if len(facing) > 1:
+        raise section.error("facing", "found several, expected one direction")
     given = [k for k, v in window.items() if v is not None]
     along = [r for r, v in distances.items() if v is not None]
     if not lanes:

@@ -1,6 +1,8 @@
 """Directives by name: those that come with sdiff, those of a user's own file, and those that `sdiff mine` wrote."""
 
 import difflib
+from collections import ChainMap
+from collections.abc import Iterator, MutableMapping
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -12,13 +14,13 @@ from sdiff.directives.reading import JobFileError, Section, overlaid, read_yaml
 SHIPPED = Path(__file__).with_name("library.yaml")
 NAMES_SHOWN = 30
 
-Library = dict[str, yaml.Node]
+Library = MutableMapping[str, yaml.Node]
 """Directives as they are written, by name."""
 
 
 def shipped() -> Library:
     """Those that come with sdiff."""
-    return _listed(SHIPPED.read_text(encoding="utf-8"), SHIPPED.name)
+    return _listed(SHIPPED.read_text(encoding="utf-8"), SHIPPED.name, {})
 
 
 def read(uri: str, where: str | None = None) -> Library:
@@ -27,19 +29,23 @@ def read(uri: str, where: str | None = None) -> Library:
     Raises JobFileError, storage.StorageError, query.QueryError.
     """
     if uri.endswith((".yaml", ".yml")):
-        return _listed(storage.read_bytes(uri).decode("utf-8", "replace"), uri)
+        if where is not None:
+            raise JobFileError(f"{uri}: where takes rows of a table, and this is a file; expected no where beside it")
+        return _listed(storage.read_bytes(uri).decode("utf-8", "replace"), uri, shipped())
     sql = f"SELECT name, directive FROM directives WHERE {where or 'true'} ORDER BY name"
     rows = query.run(sql, uri).to_pylist()
-    return {name: node for row in rows for name, node in _listed(row["directive"], f"{uri} {row['name']}").items()}
+    found = {row["name"]: _listed(row["directive"], f"{uri} {row['name']}", {})[row["name"]] for row in rows}
+    if len(found) < len(rows):
+        raise JobFileError(f"{uri}: {len(rows) - len(found)} directives have the name of another; mine them anew")
+    return found
 
 
-def sections(top: Section, library: Library) -> list[Section]:
+def sections(top: Section, library: Library) -> Iterator[Section]:
     """The directives of a job, each in full.
 
     One that names others by `use`, or is a name alone, is what the library says, with its own fields over it; a pattern
     stands for all that it matches. Raises JobFileError.
     """
-    found = []
     for field, node in top.items("directives"):
         if isinstance(node, yaml.ScalarNode):
             key = yaml.ScalarNode(node.tag, "use", node.start_mark, node.end_mark)
@@ -49,8 +55,7 @@ def sections(top: Section, library: Library) -> list[Section]:
         bases = [base for pattern in patterns for base in _matching(section, pattern, library)]
         if len(bases) > 1 and section.has("name"):
             raise section.error("name", f"names one directive, but use stands for {len(bases)}; expected no name")
-        found += [Section(overlaid(base, node), field) for base in bases] if patterns else [section]
-    return found
+        yield from (Section(overlaid(base, node), field) for base in bases) if patterns else (section,)
 
 
 def _matching(section: Section, pattern: str, library: Library) -> list[yaml.Node]:
@@ -63,11 +68,14 @@ def _matching(section: Section, pattern: str, library: Library) -> list[yaml.Nod
     return found
 
 
-def _listed(text: str, file: str) -> Library:
-    """The directives that a YAML file lists, by their names; a job file is one, too."""
-    top = read_yaml(text, file)
+def _listed(text: str, file: str, known: Library) -> Library:
+    """The directives that a YAML file lists, by their names; a job file is one, too.
+
+    They may use those that are known, and those before them.
+    """
     found: Library = {}
-    for section in top.sections("directives"):
+    named = ChainMap(found, known)
+    for section in sections(read_yaml(text, file), named):
         name = section.text("name")
         if name is None or name in found:
             raise section.error("name", "is missing, or given to two directives; expected a name of its own")

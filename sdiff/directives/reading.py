@@ -8,6 +8,9 @@ import yaml
 
 from sdiff.span import Span
 
+DEEPEST = 16
+"""Levels of lists and mappings in each other; a job has six."""
+
 
 class JobFileError(ValueError):
     """A job file says something that cannot be: file, line, field, what was found and what is allowed."""
@@ -24,6 +27,8 @@ class Section:
         self._keys: dict[str, yaml.Node] = {}
         self._taken: list[str] = []
         for key, value in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise self.error(None, f"found {_shown(key)} as a field's name, expected a word", key)
             if key.value in self._nodes:
                 first = self._keys[key.value].start_mark.line + 1
                 raise self.error(key.value, f"given twice, first in line {first}", key)
@@ -33,8 +38,7 @@ class Section:
         """The error of a field, to be raised."""
         node = node or (self._nodes.get(key) if key else None) or self.node
         name = self._named(key)
-        where = f"{node.start_mark.name}:{node.start_mark.line + 1}: "
-        return JobFileError(where + (f"{name}: " if name else "") + problem)
+        return _error_at(node, (f"{name}: " if name else "") + problem)
 
     def has(self, key: str) -> bool:
         """Whether the field is given."""
@@ -152,9 +156,22 @@ def read_yaml(text: str, file: str) -> Section:
         raise JobFileError(f"{file}:{mark.line + 1 if mark else 1}: not YAML: {error.problem}") from None
     except yaml.YAMLError as error:
         raise JobFileError(f"{file}:1: not YAML: {' '.join(str(error).split())}") from None
+    except RecursionError:
+        raise JobFileError(f"{file}:1: lists or mappings are nested too deeply, expected {DEEPEST} at most") from None
     if node is None:
         raise JobFileError(f"{file}:1: the file is empty, expected a job; examples/ has some")
+    _expect_shallow(node, DEEPEST)
     return Section(node)
+
+
+def _expect_shallow(node: yaml.Node, levels: int) -> None:
+    """Raise JobFileError where a node holds more levels than that, or itself."""
+    if levels == 0:
+        raise _error_at(node, f"nested too deeply, or in itself; expected {DEEPEST} levels at most")
+    if isinstance(node, yaml.CollectionNode):
+        for child in node.value:
+            for part in child if isinstance(child, tuple) else (child,):
+                _expect_shallow(part, levels - 1)
 
 
 def overlaid(base: yaml.Node, own: yaml.Node) -> yaml.Node:
@@ -169,17 +186,29 @@ def overlaid(base: yaml.Node, own: yaml.Node) -> yaml.Node:
             said[key.value] = key, overlaid(said[key.value][1], value) if key.value in said else value
         kept = [(key, value) for key, value in said.values() if not value.tag.endswith(":null")]
         return yaml.MappingNode(own.tag, kept, own.start_mark, own.end_mark)
-    lists = (base, own)
-    if all(isinstance(n, yaml.SequenceNode) and all(isinstance(i, yaml.MappingNode) for i in n.value) for n in lists):
+    if all(_lists_mappings(node) for node in (base, own)):
         items = [overlaid(b, o) for b, o in zip(base.value, own.value, strict=False)]
         rest = max(base.value, own.value, key=len)[len(items) :]
         return yaml.SequenceNode(own.tag, items + rest, own.start_mark, own.end_mark)
     return own
 
 
+def _lists_mappings(node: yaml.Node) -> bool:
+    items = node.value if isinstance(node, yaml.SequenceNode) else []
+    return bool(items) and all(isinstance(item, yaml.MappingNode) for item in items)
+
+
+def _error_at(node: yaml.Node, problem: str) -> JobFileError:
+    return JobFileError(f"{node.start_mark.name}:{node.start_mark.line + 1}: {problem}")
+
+
 def _plain(node: yaml.Node) -> Any:
-    loader = yaml.SafeLoader("")
-    return loader.construct_object(node, deep=True)
+    """The value of a node. Raises JobFileError where it is none, such as the 99th of a month."""
+    try:
+        return yaml.SafeLoader("").construct_object(node, deep=True)
+    except (yaml.YAMLError, ValueError, TypeError) as error:
+        told = error.problem if isinstance(error, yaml.MarkedYAMLError) else error
+        raise _error_at(node, f"found what is no value: {told}") from None
 
 
 def _is_number(value: Any) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 
 from sdiff import KINDS, WINDOW_M
 from sdiff.directives.directive import FACING, LANES, REFERENCES
-from sdiff.directives.job import SAMPLERS, TOP_SPEED_MPS
+from sdiff.directives.job import COUNT_MOST, NAME_LONGEST, SAMPLERS, TOP_SPEED_MPS
 from sdiff.directives.judging import Accept
 from sdiff.maps.lanes import TURNS
 from sdiff.maps.places import LIGHT_WORDS
@@ -33,7 +33,7 @@ def job_schema() -> Schema:
             directives={"type": "array", "minItems": 1, "items": {"anyOf": [TEXT, _directive()]}},
             model=TEXT,
             output=TEXT,
-            count=_whole(1, 10**9),
+            count=_whole(1, COUNT_MOST),
             seed=_whole(0, 2**62),
             sampler=_mapping(name={"enum": list(SAMPLERS)}, steps=_whole(1, 1000), rules=FLAG),
             min_score=_number(0.0, 1.0),
@@ -67,7 +67,7 @@ def _wanted() -> Schema:
         "lane_right": FLAG,
         "oncoming": FLAG,
         "crosswalk_ahead_m": ahead,
-        "straight_ahead_m": ahead,
+        "straight_ahead_m": _number(0, 80),
         "light": _words(LIGHT_WORDS),
         "ego_speed_mps": _span(0, TOP_SPEED_MPS),
     }
@@ -87,13 +87,13 @@ def _directive() -> Schema:
         "lane": _words(LANES),
         **{reference: _span(-WINDOW_M, WINDOW_M) for reference in REFERENCES},
         "lateral_m": _span(-20, 20),
-        "facing": _words(tuple(FACING)),
+        "facing": {"enum": list(FACING)},
     }
     end = {"anyOf": [{"const": "free"}, _mapping(**pose, speed_mps=what["speed_mps"])]}
     log = _mapping(window_id=TEXT, agents=_words(None))
     taken = _mapping(from_log={"anyOf": [{"const": "place"}, log]}, kinds=_words(KINDS), share=_span(0, 1))
     directive = _mapping(
-        name=TEXT,
+        name={"type": "string", "minLength": 1, "maxLength": NAME_LONGEST, "pattern": r"^[^./\\][^/\\]*$"},
         use=_words(None),
         places=_mapping(**_wanted()),
         ego={"anyOf": [{"enum": ["none", "from_log"]}, _mapping(**what, end=end)]},

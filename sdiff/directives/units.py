@@ -116,8 +116,8 @@ class Scenario:
     measured: dict[str, float | bool | str]
 
 
-def job_id(job: Job, places: dict[str, list[str]], model_id: str) -> str:
-    """The fingerprint of all that decides a job's result. places: the table that lends them, names of its objects."""
+def job_id(job: Job, places: dict[str, Any], model_id: str) -> str:
+    """The fingerprint of all that decides a job's result. places: the tables that lend them, what their objects are."""
     versions = {"schema": schemas.table_schema("scenarios").version, "code": sdiff.__version__}
     return tables.fingerprint({"job": job.decides(), **places, "model": model_id, **versions})
 
@@ -139,17 +139,18 @@ def plan(job: Job, job_id: str, found: Found[Spot] | Found[MapSpot]) -> list[Uni
     first = 0
     for name, n in counts(job).items():
         spots = found.spots[name]
-        chosen = [spots[i * min(len(spots), n) // n] for i in range(n)]
         for a, b in chunks(n, job.unit_size()):
             index = len(units)
-            units.append(Unit(f"{job_id}-{index:06d}", index, name, first + a, tuple(chosen[a:b])))
+            chosen = tuple(spots[i * min(len(spots), n) // n] for i in range(a, b))
+            units.append(Unit(f"{job_id}-{index:06d}", index, name, first + a, chosen))
         first += n
     return units
 
 
 def plan_table(job: Job, job_id: str, model_id: str, units: list[Unit]) -> pa.Table:
     """The job's object of the table jobs."""
-    text = json.dumps({**job.decides(), "name": job.name, "maps": map_objects(units)}, sort_keys=True)
+    decides = job.decides()
+    asked = {d["name"]: d for d in decides["directives"]}
     rows = [
         {
             "job_id": job_id,
@@ -160,7 +161,9 @@ def plan_table(job: Job, job_id: str, model_id: str, units: list[Unit]) -> pa.Ta
             "seed": job.seed,
             "model_id": model_id,
             "sampler": sampler_name(job),
-            "job": text,
+            "job": json.dumps(
+                {**decides, "directives": [asked[u.directive]], "maps": map_objects([u])}, sort_keys=True
+            ),
         }
         for u in units
     ]
@@ -255,12 +258,12 @@ def _judged(made: Sample, asked: Asked, job: Job, ttc_s: Span | None = None) -> 
     return judge(agents, asked.tokens, asked.map_bev[DRIVABLE], job.accept, ttc_s)
 
 
-def make_again(model: Sampler, told: dict[str, Any], directive: str, asked: Asked, attempt: int) -> Agents:
-    """The agents of a scenario that was accepted, from what its row says. told: its job, as table jobs has it.
+def make_again(model: Sampler, told: dict[str, Any], asked: Asked, attempt: int) -> Agents:
+    """The agents of a scenario that was accepted, from what its row says. told: its unit's job, as table jobs has it.
 
     Sampled in a batch as large as then, since other sizes give other bits.
     """
-    (severity,) = (d["severity"] for d in told["directives"] if d["name"] == directive)
+    (severity,) = (d["severity"] for d in told["directives"])
     ttc_s = None if severity["ttc_s"] is None else Span(*severity["ttc_s"])
     kept = {key: told[key] for key in ("seed", "sampler", "steps", "rules", "min_score", "batch")}
     job = Job("", **kept, accept=Accept(**told["accept"]))

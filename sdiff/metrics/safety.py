@@ -5,8 +5,9 @@ from numpy.typing import NDArray
 
 from sdiff.metrics import at_t0
 from sdiff.metrics.collision import contact
+from sdiff.metrics.kinematics import possible
 from sdiff.metrics.map_fit import offroad_fraction
-from sdiff.metrics.matching import match_rate, match_tokens
+from sdiff.metrics.matching import fulfilling, match_rate, match_tokens
 from sdiff.metrics.severity import approach, encroachment
 from sdiff.scene import Agents, AgentTokens
 
@@ -24,7 +25,8 @@ def scenario_columns(agents: Agents, tokens: AgentTokens, drivable: NDArray[np.g
 
     drivable: (256, 256), channel drivable_area of the place's map_bev; not 0 = drivable.
     Keys: min_ttc_s, ego_min_ttc_s, target_min_ttc_s, ego_min_pet_s, target_min_pet_s, max_drac_mps2,
-    ego_max_drac_mps2, min_distance_m, has_collision, offroad_fraction, token_match_rate. The targets are the agents
+    ego_max_drac_mps2, min_distance_m, has_collision, has_impossible_motion, is_fulfilled, offroad_fraction,
+    token_match_rate. The targets are the agents
     that `matching.token_index` gives a token. The measures of pairs: `sdiff.metrics.severity`.
     """
     near = approach(agents)
@@ -43,6 +45,8 @@ def scenario_columns(agents: Agents, tokens: AgentTokens, drivable: NDArray[np.g
         "ego_max_drac_mps2": _most(near.max_drac_mps2[ego]),
         "min_distance_m": touching.min_distance_m,
         "has_collision": bool(touching.in_collision.any()),
+        "has_impossible_motion": not possible(agents).all(),
+        "is_fulfilled": bool((fulfilling(tokens, agents) >= 0).all()),
         "offroad_fraction": offroad_fraction(agents, drivable),
         "token_match_rate": match_rate(tokens, matched),
     }
