@@ -14,6 +14,7 @@ from sdiff import KINDS, STEP_S, storage
 from sdiff.geometry import wrap_angle
 from sdiff.logs import sumo, sumo_net
 from sdiff.logs.driving_log import LANE_TYPES, LIGHT_STATES, BadRecord, DrivingLog
+from sdiff.simulate.tools import run
 
 STRAIGHT = b"""<net version="1.20">
  <location netOffset="0,0" convBoundary="0,0,100,0" origBoundary="0,0,100,0" projParameter="+proj=utm +zone=32"/>
@@ -104,6 +105,35 @@ def test_the_drivable_area_is_the_roadway_without_the_sidewalk(one_car: Path) ->
     assert area.contains(shapely.Point(102, -5))  # the junction
     (stop,) = m.of_kind("stop_line")
     np.testing.assert_allclose(np.sort(m.points(int(stop))[:, 1]), [-3.2, 0])
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_neighbours_and_road_edges_lie_on_the_side_that_traffic_keeps_to(tmp_path: Path, side: str) -> None:
+    grid = ("--grid", "--grid.number=2", "--grid.length=120", "--default.lanenumber=3", "--no-turnarounds")
+    run("netgenerate", *grid, "--output-file=a.net.xml", *(["--lefthand"] * (side == "left")), folder=tmp_path)
+    net = sumo_net.parse((tmp_path / "a.net.xml").read_bytes())
+    assert net.lefthand == (side == "left")
+    m, _ = sumo_net.vector_map(net)
+    m.validate()
+    pairs = [(int(f), int(m.left[f])) for f in m.of_kind("lane_centerline") if m.left[f] >= 0]
+    assert len(pairs) >= 16 and all(m.right[other] == f for f, other in pairs)
+    across_m = [_to_left_m(m.points(f), m.points(other)) for f, other in pairs if not m.in_junction[f]]
+    np.testing.assert_allclose(across_m, 3.2, atol=0.01)
+    index = {name: i for i, name in enumerate(m.feature_id.tolist())}
+    area = shapely.union_all([shapely.Polygon(m.points(f)).buffer(0) for f in m.of_kind("drivable_area")])
+    for edge in m.of_kind("road_edge"):
+        lane = index[m.feature_id[edge].replace("edge/", "lane/")]
+        outside_m = _to_left_m(m.points(lane), m.points(int(edge)))
+        assert outside_m == pytest.approx(1.6 if side == "left" else -1.6)
+        assert m.left[lane] < 0 if side == "left" else m.right[lane] < 0
+        middle = shapely.LineString(m.points(int(edge))).interpolate(0.5, normalized=True)
+        assert area.boundary.distance(middle) < 0.01, "a road edge is the rim of the roadway"
+
+
+def _to_left_m(line: np.ndarray, other: np.ndarray) -> float:
+    """How far the middle of another line lies to the left of a straight line."""
+    (x, y), (dx, dy) = other.mean(0) - line.mean(0), line[-1] - line[0]
+    return float((dx * y - dy * x) / np.hypot(dx, dy))
 
 
 def test_a_line_beside_a_corner_keeps_its_distance() -> None:
