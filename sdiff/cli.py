@@ -190,7 +190,9 @@ def simulate(
     seed: Seed = 0,
     regions: Annotated[int, typer.Option(min=1, help="How many of the built-in street networks.")] = 4,
     net: Annotated[str | None, typer.Option(metavar="FILE", help="Your own SUMO network instead.")] = None,
-    routes: Annotated[str | None, typer.Option(metavar="FILE", help="Your own routes for --net.")] = None,
+    routes: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Your own routes for --net; it begins with the first.")
+    ] = None,
     workers: Workers = 1,
 ) -> Result:
     """Make raw driving logs with the SUMO traffic simulator."""

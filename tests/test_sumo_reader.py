@@ -359,7 +359,7 @@ def test_what_sumo_writes_as_xml_and_csv_is_read(town: Path, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("name", "content", "told"),
     [
-        ("fcd.xml", b"<fcd-export><timestep", r"fcd\.xml cannot be read \(ParseError"),
+        ("fcd.xml", b"<fcd-export><timestep", r"fcd\.xml cannot be read \(ExpatError"),
         ("fcd.xml", b"<fcd-export></fcd-export>", "it has no rows"),
         ("fcd.xml", b"<routes><vehicle/></routes>", "KeyError"),
         ("fcd.xml", b"<routes></routes>", "root is <routes>, expected <fcd-export>"),
