@@ -295,6 +295,8 @@ def _expect_places(table: pa.Table, file: str, network_m: Points) -> None:
 
     A network often begins at (0, 0), so that degrees may lie on it: but who drives there hardly moves by the numbers.
     """
+    if not len(network_m):
+        return
     x, y, speed_mps = (table[name].to_numpy() for name in ("vehicle_x", "vehicle_y", "vehicle_speed"))
     low, high = network_m.min(0) - BESIDE_M, network_m.max(0) + BESIDE_M
     agent = table[sumo_fcd.ID].combine_chunks().indices.to_numpy()
