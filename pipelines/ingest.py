@@ -34,7 +34,11 @@ REPORT_S = 10.0
 
 
 class IngestFailed(ValueError):
-    """More logs were bad than the caller accepts; the good ones are done."""
+    """More logs were bad than the caller accepts; the good ones are done, and `report` says what they hold."""
+
+    def __init__(self, reason: str, report: dict[str, Any]) -> None:
+        super().__init__(reason)
+        self.report = report
 
 
 class Entry(NamedTuple):
@@ -149,7 +153,8 @@ def run(
         reasons = "; ".join(f"{n} x {reason}" for reason, n in report["dead_letters_by_reason"].items())
         raise IngestFailed(
             f"{bad} bad logs or files beside {logs_read} good logs of {input}, at most {accepted:.0f} accepted "
-            f"(max_bad_share {max_bad_share}): {reasons}; see {storage.table_uri(output, 'dead_letters')}"
+            f"(max_bad_share {max_bad_share}): {reasons}; see {storage.table_uri(output, 'dead_letters')}",
+            report,
         )
     return report
 

@@ -190,7 +190,9 @@ def simulate(
     seed: Seed = 0,
     regions: Annotated[int, typer.Option(min=1, help="How many of the built-in street networks.")] = 4,
     net: Annotated[str | None, typer.Option(metavar="FILE", help="Your own SUMO network instead.")] = None,
-    routes: Annotated[str | None, typer.Option(metavar="FILE", help="Your own routes for --net.")] = None,
+    routes: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Your own routes for --net; it begins with the first.")
+    ] = None,
     workers: Workers = 1,
 ) -> Result:
     """Make raw driving logs with the SUMO traffic simulator."""
@@ -216,10 +218,11 @@ def ingest(
     runner_options: Annotated[
         list[str] | None, typer.Argument(metavar="[-- RUNNER OPTIONS]", help="Beam pipeline options, after --.")
     ] = None,
-) -> Result:
+) -> Shown:
     """Cut raw driving logs into windows.
 
     Writes the tables windows, agent_tokens, maps and dead_letters, and the data card of all that they hold then.
+    Exit status 1 where too many logs are bad, after all good ones are done and the report is printed.
     """
     from sdiff.logs import ANY, FORMATS
 
@@ -228,6 +231,7 @@ def ingest(
     from pipelines import ingest
     from sdiff import data_card, stats
 
+    failure = ""
     try:
         report = ingest.run(
             format,
@@ -240,10 +244,10 @@ def ingest(
             max_bad_share=max_bad_share,
             beam_args=tuple(runner_options or ()),
         )
-    except ingest.IngestFailed:  # what is there is whole, and its card says why the rest is missing
-        data_card.write(output, stats.read(output))
-        raise
-    return {**report, "card": data_card.write(output, stats.read(output))}
+    except ingest.IngestFailed as error:  # what is there is whole, and its card says why the rest is missing
+        report, failure = error.report, str(error)
+    result = {**report, "card": data_card.write(output, stats.read(output))}
+    return Shown(result, _tables(result), failure)
 
 
 @command

@@ -106,6 +106,19 @@ def test_failed_work_ends_with_1_and_says_what_and_where(tmp_path: Path) -> None
     assert "Traceback" not in done.stderr
 
 
+def test_an_ingest_of_bad_logs_reports_what_became_of_them_and_ends_with_1(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text("{}")
+    call = ("ingest", "--format", "gpudrive", "--input", str(tmp_path), "--output", str(tmp_path / "out"))
+    done = sdiff(*call, "--json")
+    assert done.returncode == 1
+    said = json.loads(done.stdout)
+    assert (said["bad_logs"], said["logs"], said["dead_letters"]) == (1, 0, 1)
+    ((reason, count),) = said["dead_letters_by_reason"].items()
+    assert count == 1 and "not a GPUDrive scenario" in reason and reason.removeprefix("read: ") in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "dead_letters_by_reason" in sdiff(*call).stdout
+
+
 def test_a_wrong_query_names_the_views(letters: str) -> None:
     done = sdiff("query", "SELECT * FROM windows", "--data", letters)
     assert done.returncode == 1

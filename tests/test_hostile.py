@@ -717,8 +717,8 @@ def test_rows_of_sumo_without_a_name_are_passed_over_and_a_long_type_is_unknown(
     kinds = ["c" * 999 if name == "car2" else kind for name, kind in zip(names, kinds, strict=True)]
     table = table.set_column(1, "vehicle_id", pa.array(names)).set_column(5, "vehicle_type", pa.array(kinds))
     pq.write_table(table, source / "fcd.parquet")
-    (log,), bad = read("sumo", source)
-    assert not bad and log.tracks.agent_id.tolist() == ["car0"]
+    (log,), (bad,) = read("sumo", source)
+    assert log.tracks.agent_id.tolist() == ["car0"] and bad.reason.startswith("81 rows")
 
 
 def test_xml_of_too_many_tags_is_refused_before_it_is_parsed(tmp_path: Path) -> None:

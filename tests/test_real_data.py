@@ -21,6 +21,17 @@ def test_the_table_has_every_format_of_real_logs() -> None:
     assert {format for _, format, *_ in ROW.findall(PAGE)} == {*logs.FORMATS} - {"sumo"}
 
 
+@pytest.mark.parametrize("folder", ["sumo_osm_nets", "sumo_resco", "sumo_bologna", "osm_extracts"])
+def test_networks_are_no_logs_and_the_page_says_what_they_are_for(real_data: Path, folder: str) -> None:
+    assert f"`{folder}`" in PAGE
+    with pytest.raises(storage.StorageError, match="no driving log"):
+        logs.reader("auto").find(str(real_data / folder))
+
+
+def test_every_folder_of_real_data_is_on_the_page(real_data: Path) -> None:
+    assert [p.name for p in real_data.iterdir() if p.is_dir() and f"`{p.name}`" not in PAGE] == []
+
+
 @pytest.mark.parametrize("row", ROW.findall(PAGE), ids=lambda row: row[0])
 def test_every_real_file_is_windows_or_a_dead_letter(real_data: Path, tmp_path: Path, row: tuple[str, ...]) -> None:
     folder, format, *numbers, letters = row

@@ -2,15 +2,19 @@
 
 import filecmp
 import json
+import xml.etree.ElementTree as ET
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from test_cli import sdiff
 
 from sdiff import storage
 from sdiff.logs import sumo
-from sdiff.simulate import simulate
+from sdiff.logs.driving_log import DrivingLog
+from sdiff.simulate import route_file, simulate
 from sdiff.simulate.tools import SimulationError
 from sdiff.simulate.traffic import vehicle_types
 
@@ -60,6 +64,71 @@ def test_routes_of_ones_own_are_driven(sumo_run: Path, tmp_path: Path) -> None:
     run = simulate(str(tmp_path / "out"), 0.1, 0, net=str(sumo_run / "net.xml.gz"), routes=str(routes))["runs"][0]  # type: ignore[index]
     assert first["region"] == "town"
     assert pq.read_table(f"{run}/fcd.parquet")["vehicle_type"].unique().to_pylist() == ["mine"]
+
+
+def own_run(net: Path, routes: str, tmp_path: Path) -> pa.Table:
+    """The rows that are recorded of traffic of one's own."""
+    (tmp_path / "own.rou.xml").write_text(f"<routes>{routes}</routes>")
+    run = simulate(str(tmp_path / "out"), 0.1, 0, net=str(net), routes=str(tmp_path / "own.rou.xml"))["runs"][0]  # type: ignore[index]
+    return pq.read_table(f"{run}/fcd.parquet")
+
+
+def test_a_demand_that_starts_late_is_recorded_when_it_is_there(sumo_run: Path, tmp_path: Path) -> None:
+    flow = '<flow id="f" begin="7:00:00" end="9:00:00" period="5" from="A0B0" to="B1A1"/>'
+    fcd = own_run(sumo_run / "net.xml.gz", flow, tmp_path)
+    assert fcd["timestep_time"].to_numpy().min() == pytest.approx(7 * 3600 + 90)
+    assert len(fcd["vehicle_id"].unique()) > 1
+
+
+def test_traffic_that_all_sets_out_at_once_is_recorded_from_then(sumo_run: Path, tmp_path: Path) -> None:
+    """And a type that is not defined, but has the name of a class, is of that class."""
+    trip = '<trip id="{}" type="{}" depart="50.5" from="A0B0" to="B1A1"/>'
+    fcd = own_run(sumo_run / "net.xml.gz", trip.format("a", "truck") + trip.format("b", "passenger"), tmp_path)
+    fcd = fcd.filter(fcd["vehicle_id"].is_valid())
+    assert fcd["timestep_time"].to_numpy().min() < 51.5
+    assert set(fcd["vehicle_type"].to_pylist()) == {"truck", "passenger"}
+    types = ET.parse(tmp_path / "out" / "net_seed0" / "vtypes.add.xml").getroot()
+    assert {kind.attrib["id"]: kind.attrib["vClass"] for kind in types} == {"truck": "truck", "passenger": "passenger"}
+
+
+@pytest.mark.parametrize(
+    ("routes", "told"),
+    [
+        ("", "nobody was on the road"),
+        ('<trip id="a" depart="5" from="nowhere" to="B1A1"/>', "edge 'nowhere'"),
+        ('<trip id="a" type="mine" depart="5" from="A0B0" to="B1A1"/>', "type 'mine'"),
+    ],
+)
+def test_a_run_in_which_nobody_drives_is_an_error(sumo_run: Path, tmp_path: Path, routes: str, told: str) -> None:
+    (tmp_path / "own.rou.xml").write_text(f"<routes>{routes}</routes>")
+    given = ["--net", str(sumo_run / "net.xml.gz"), "--routes", str(tmp_path / "own.rou.xml"), "--minutes", "0.5"]
+    done = sdiff("simulate", "--output", str(tmp_path / "out"), *given)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert told in done.stderr and "unexpected" not in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_times_of_departure_are_read_in_all_forms() -> None:
+    told = route_file.read(
+        b'<routes><vehicle depart="1:01:01.5"/><trip depart="triggered"/><person depart="2:0:0:0"/>'
+        b'<flow begin="10"/><vType id="bus"/><flow begin="10" type="bus"/><flow begin="10" type="tram"/></routes>'
+    )
+    assert (told.first_s, told.last_s) == (10.0, np.inf)
+    assert told.types == '<vType id="bus"/>' and told.lacking == '<vType id="tram" vClass="tram"/>'
+    assert np.isnan(route_file.read(b"<routes").first_s)
+    assert route_file.read(b'<routes><vehicle depart="1:01:01.5"/></routes>').last_s == 3661.5
+
+
+@pytest.mark.parametrize(
+    ("net", "routes"),
+    [
+        ("sumo_resco/cologne1/cologne1.net.xml.gz", "sumo_resco/cologne1/cologne1.rou.xml.gz"),
+        ("sumo_osm_nets/ITA_Siderno-10_1_I-1-1.net.xml.gz", "sumo_osm_nets/ITA_Siderno-10_1_I-1-1.vehicles.rou.xml.gz"),
+    ],
+)
+def test_real_demand_on_a_real_network_becomes_logs(real_data: Path, tmp_path: Path, net: str, routes: str) -> None:
+    run = simulate(str(tmp_path), 0.5, net=str(real_data / net), routes=str(real_data / routes))["runs"][0]  # type: ignore[index]
+    assert any(isinstance(item, DrivingLog) for item in sumo.read(run))
 
 
 def test_a_folder_without_runs_is_named(tmp_path: Path) -> None:

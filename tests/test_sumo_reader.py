@@ -14,6 +14,7 @@ from sdiff import KINDS, STEP_S, storage
 from sdiff.geometry import wrap_angle
 from sdiff.logs import sumo, sumo_net
 from sdiff.logs.driving_log import LANE_TYPES, LIGHT_STATES, BadRecord, DrivingLog
+from sdiff.simulate.tools import run
 
 STRAIGHT = b"""<net version="1.20">
  <location netOffset="0,0" convBoundary="0,0,100,0" origBoundary="0,0,100,0" projParameter="+proj=utm +zone=32"/>
@@ -104,6 +105,35 @@ def test_the_drivable_area_is_the_roadway_without_the_sidewalk(one_car: Path) ->
     assert area.contains(shapely.Point(102, -5))  # the junction
     (stop,) = m.of_kind("stop_line")
     np.testing.assert_allclose(np.sort(m.points(int(stop))[:, 1]), [-3.2, 0])
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_neighbours_and_road_edges_lie_on_the_side_that_traffic_keeps_to(tmp_path: Path, side: str) -> None:
+    grid = ("--grid", "--grid.number=2", "--grid.length=120", "--default.lanenumber=3", "--no-turnarounds")
+    run("netgenerate", *grid, "--output-file=a.net.xml", *(["--lefthand"] * (side == "left")), folder=tmp_path)
+    net = sumo_net.parse((tmp_path / "a.net.xml").read_bytes())
+    assert net.lefthand == (side == "left")
+    m, _ = sumo_net.vector_map(net)
+    m.validate()
+    pairs = [(int(f), int(m.left[f])) for f in m.of_kind("lane_centerline") if m.left[f] >= 0]
+    assert len(pairs) >= 16 and all(m.right[other] == f for f, other in pairs)
+    across_m = [_to_left_m(m.points(f), m.points(other)) for f, other in pairs if not m.in_junction[f]]
+    np.testing.assert_allclose(across_m, 3.2, atol=0.01)
+    index = {name: i for i, name in enumerate(m.feature_id.tolist())}
+    area = shapely.union_all([shapely.Polygon(m.points(f)).buffer(0) for f in m.of_kind("drivable_area")])
+    for edge in m.of_kind("road_edge"):
+        lane = index[m.feature_id[edge].replace("edge/", "lane/")]
+        outside_m = _to_left_m(m.points(lane), m.points(int(edge)))
+        assert outside_m == pytest.approx(1.6 if side == "left" else -1.6)
+        assert m.left[lane] < 0 if side == "left" else m.right[lane] < 0
+        middle = shapely.LineString(m.points(int(edge))).interpolate(0.5, normalized=True)
+        assert area.boundary.distance(middle) < 0.01, "a road edge is the rim of the roadway"
+
+
+def _to_left_m(line: np.ndarray, other: np.ndarray) -> float:
+    """How far the middle of another line lies to the left of a straight line."""
+    (x, y), (dx, dy) = other.mean(0) - line.mean(0), line[-1] - line[0]
+    return float((dx * y - dy * x) / np.hypot(dx, dy))
 
 
 def test_a_line_beside_a_corner_keeps_its_distance() -> None:
@@ -211,6 +241,147 @@ def test_a_recording_with_gaps_in_time_is_refused(one_car: Path) -> None:
     table = pq.read_table(one_car / "fcd.parquet")
     pq.write_table(table.take(list(range(0, 81, 10))), one_car / "fcd.parquet")
     with pytest.raises(BadRecord, match=r"every 0\.1 s"):
+        list(sumo.read(str(one_car)))
+
+
+@pytest.mark.parametrize("step_s", [0.05, 0.2, 1.0])
+def test_a_recording_of_another_rate_is_named(one_car: Path, step_s: float) -> None:
+    table = pq.read_table(one_car / "fcd.parquet")
+    time = pa.array(np.arange(81) * step_s)
+    pq.write_table(table.set_column(0, "timestep_time", time), one_car / "fcd.parquet")
+    with pytest.raises(
+        BadRecord, match=rf"every {step_s:g} s, expected every 0\.1 s; .*--step-length 0\.1.*fcd\.period"
+    ):
+        list(sumo.read(str(one_car)))
+
+
+def test_places_in_degrees_are_named_though_the_network_begins_at_zero(one_car: Path) -> None:
+    """At 48 degrees of latitude; the network here reaches from 0 to 200 m."""
+    table = pq.read_table(one_car / "fcd.parquet")
+    east = pa.array(11.4 + table["vehicle_x"].to_numpy() / 74_600)
+    table = table.set_column(2, "vehicle_x", east).set_column(3, "vehicle_y", pa.array(np.full(81, 48.7)))
+    pq.write_table(table, one_car / "fcd.parquet")
+    with pytest.raises(BadRecord, match=r"longitude and latitude.*without --fcd-output\.geo"):
+        list(sumo.read(str(one_car)))
+
+
+def test_places_off_the_network_are_named(one_car: Path) -> None:
+    table = pq.read_table(one_car / "fcd.parquet")
+    table = table.set_column(2, "vehicle_x", pa.array(table["vehicle_x"].to_numpy() + 690_000))
+    pq.write_table(table, one_car / "fcd.parquet")
+    with pytest.raises(
+        BadRecord, match=r"x 690010 to 690090 m.*net\.xml's x 0 to 200 m.*the network that was simulated"
+    ):
+        list(sumo.read(str(one_car)))
+
+
+def test_a_vehicle_that_stands_near_zero_is_not_in_degrees(one_car: Path) -> None:
+    table = pq.read_table(one_car / "fcd.parquet").to_pylist()
+    parked = [{**row, "vehicle_id": "parked", "vehicle_x": 5.0, "vehicle_speed": 0.0} for row in table]
+    rows = [row for pair in zip(table, parked, strict=True) for row in pair]
+    pq.write_table(pa.Table.from_pylist(rows), one_car / "fcd.parquet")
+    assert sorted(only(one_car).tracks.agent_id) == ["car", "parked"]
+
+
+def test_vehicles_of_types_that_are_not_defined_cost_a_letter_each_type(one_car: Path) -> None:
+    (one_car / "vtypes.add.xml").write_text(
+        '<additional><vType id="c" length="5" width="2"/><vType id="t" vClass="tram"/></additional>'
+    )
+    table = pq.read_table(one_car / "fcd.parquet").to_pylist()
+    others = [{**row, "vehicle_id": kind, "vehicle_type": kind} for row in table[:30] for kind in ("a", "b", "t")]
+    rows = sorted([*table, *others], key=lambda row: row["timestep_time"])
+    pq.write_table(pa.Table.from_pylist(rows), one_car / "fcd.parquet")
+    *letters, log = sumo.read(str(one_car))
+    assert isinstance(log, DrivingLog) and log.tracks.agent_id.tolist() == ["car"]
+    assert [(x.record, x.reason, x.is_log) for x in letters if isinstance(x, BadRecord)] == [
+        (kind, "30 rows of fcd.parquet have a vehicle type that vtypes.add.xml does not define", False)
+        for kind in ("a", "b")
+    ]
+    parts = [item for part in range(3) for item in sumo.read_part(str(one_car), part, 3)]
+    assert [x.record for x in parts if isinstance(x, BadRecord)] == ["a", "b"], "each once, however it is divided"
+
+
+def test_a_run_of_which_no_type_is_defined_says_which_it_has(one_car: Path) -> None:
+    (one_car / "vtypes.add.xml").write_text('<additional><vType id="other"/></additional>')
+    with pytest.raises(BadRecord, match=r"no row of a known vehicle type; its types are c \(81 rows\), expected"):
+        list(sumo.read(str(one_car)))
+
+
+XML_ROW = '<vehicle id="{vehicle_id}" x="{vehicle_x}" y="{vehicle_y}" angle="{vehicle_angle}" type="{vehicle_type}" '
+XML_ROW += 'speed="{vehicle_speed}" pos="1" lane="in_2"/>'
+
+
+def as_text(table: pa.Table, name: str) -> bytes:
+    """The FCD as SUMO writes it under that name, with a step in which nobody is there at the end."""
+    rows = table.to_pylist()
+    if ".csv" in name:
+        lines = [";".join(table.column_names), *(";".join(map(str, row.values())) for row in rows), "99.0;;;;;;"]
+        data = "\n".join([*lines, ""]).encode()
+    else:
+        steps = [f'<timestep time="{row["timestep_time"]}">{XML_ROW.format(**row)}</timestep>' for row in rows]
+        data = f'<fcd-export>{"".join(steps)}<timestep time="99"/></fcd-export>'.encode()
+    return gzip.compress(data) if name.endswith(".gz") else data
+
+
+@pytest.mark.parametrize("name", ["fcd.xml", "fcd.xml.gz", "fcd.csv", "fcd.csv.gz"])
+def test_xml_and_csv_say_the_same_as_parquet(one_car: Path, name: str) -> None:
+    expected = only(one_car)
+    table = pq.read_table(one_car / "fcd.parquet")
+    (one_car / "fcd.parquet").unlink()
+    (one_car / name).write_bytes(as_text(table, name))
+    assert sumo.find(str(one_car.parent)) == [f"file://{one_car}"]
+    log = only(one_car)
+    assert log.tracks.agent_id.tolist() == expected.tracks.agent_id.tolist()
+    for field in ("x_m", "y_m", "heading_rad", "vx_mps", "valid", "length_m"):
+        assert (getattr(log.tracks, field) == getattr(expected.tracks, field)).all()
+
+
+def test_what_sumo_writes_as_xml_and_csv_is_read(town: Path, tmp_path: Path) -> None:
+    """Cars, and a person, whose rows XML keeps apart."""
+    routes = '<routes><flow id="f" begin="0" end="60" period="3" from="A0B0" to="B1A1"/>'
+    routes += '<person id="p" depart="1"><walk from="A0B0" to="B1A1"/></person></routes>'
+    (tmp_path / "r.xml").write_text(routes)
+    found = {}
+    for name in ("fcd.parquet", "fcd.xml", "fcd.csv"):
+        folder = tmp_path / name.rpartition(".")[2]
+        folder.mkdir()
+        shutil.copy(town, folder / "net.xml")
+        (folder / "vtypes.add.xml").write_text("<additional/>")
+        how = ("--step-length", "0.1", "--end", "30", "--fcd-output", name, "--precision", "6")
+        run("sumo", "-n", "net.xml", "-r", "../r.xml", *how, folder=folder)
+        found[name] = _logs(folder)[0].tracks
+        assert "p" in found[name].agent_id
+    for name in ("fcd.xml", "fcd.csv"):
+        assert found[name].agent_id.tolist() == found["fcd.parquet"].agent_id.tolist()
+        np.testing.assert_allclose(found[name].x_m, found["fcd.parquet"].x_m, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [
+        ("fcd.xml", b"<fcd-export><timestep", r"fcd\.xml cannot be read \(ExpatError"),
+        ("fcd.xml", b"<fcd-export></fcd-export>", "it has no rows"),
+        ("fcd.xml", b"<routes><vehicle/></routes>", "KeyError"),
+        ("fcd.xml", b"<routes></routes>", "root is <routes>, expected <fcd-export>"),
+        ("fcd.xml", b'<!DOCTYPE a [<!ENTITY b "c">]><fcd-export/>', "has a DTD"),
+        ("fcd.xml.gz", gzip.compress(bytes(300 << 20)), r"more than 256 MiB.*use --fcd-output fcd\.parquet"),
+        ("fcd.csv", b"a;b\n1;2\n", "Column 'timestep_time' in include_columns does not exist"),
+        ("fcd.csv", b"\n" * 3_000_001, "3000001 lines"),
+        ("fcd.csv", b"timestep_time;vehicle_id\n0;\xff\n", "cannot be read"),
+    ],
+)
+def test_bad_xml_and_csv_is_named(one_car: Path, name: str, content: bytes, told: str) -> None:
+    (one_car / "fcd.parquet").unlink()
+    (one_car / name).write_bytes(content)
+    with pytest.raises(BadRecord, match=told):
+        list(sumo.read(str(one_car)))
+
+
+def test_a_folder_without_fcd_says_what_is_expected(one_car: Path) -> None:
+    (one_car / "fcd.parquet").unlink()
+    with pytest.raises(storage.StorageError, match=r"net\.xml and one of fcd\.parquet, fcd\.xml"):
+        sumo.find(str(one_car))
+    with pytest.raises(BadRecord, match=r"none of fcd\.parquet, fcd\.xml.*--fcd-output fcd\.parquet"):
         list(sumo.read(str(one_car)))
 
 

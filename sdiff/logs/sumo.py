@@ -1,24 +1,24 @@
 """SUMO runs as driving logs: one log per recording vehicle and block of 20 s.
 
-A source is a run folder: `net.xml[.gz]`, `fcd.parquet`, `tls.xml[.gz]` (light states), `vtypes.add.xml`, `run.json`.
-Source: https://sumo.dlr.de/docs/Simulation/Output/FCDOutput.html
+A source is a run folder: `net.xml[.gz]`, `fcd.parquet` (or `fcd.xml[.gz]`, `fcd.csv[.gz]`), `tls.xml[.gz]` (light
+states), `vtypes.add.xml`, `run.json`.
 """
 
 import functools
 import hashlib
 import xml.etree.ElementTree as ET
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from sdiff import KINDS, STEP_S, WINDOW_M, storage
 from sdiff.geometry import wrap_angle
-from sdiff.logs import POSE_FIELDS, arrow_file, expect_size, read_json, read_packed, sumo_net
+from sdiff.logs import POSE_FIELDS, arrow_file, expect_size, read_json, read_packed, sumo_fcd, sumo_net
 from sdiff.logs.driving_log import (
     FARTHEST_M,
     LIGHT_STATES,
@@ -37,6 +37,8 @@ MAX_RUN_S = 31 * 86_400.0
 """A run is no longer than that [s]."""
 RANGE_M = 120.0
 """A log holds what comes this near to the recorder's path, while it is that near."""
+BESIDE_M = 200.0
+"""Nobody is farther than that beyond the rim of the network."""
 RECORDERS_APART_M = 120.0
 MIN_RECORDED_STEPS, MIN_SPEED_MPS, MIN_AROUND = 100, 2.0, 5.0
 """Recorders of one block keep this distance, are there this long, drive this fast and have this much traffic around
@@ -74,16 +76,7 @@ _DEFAULT_TYPES = {
 _LIGHT_OF_LETTER = {"r": "stop", "u": "stop", "s": "caution", "y": "caution", "Y": "caution", "g": "go", "G": "go"}
 
 
-_TIME, _TYPE, _ID = "timestep_time", "vehicle_type", "vehicle_id"
-COLUMNS = {
-    "timestep_time": pa.float64(),
-    "vehicle_id": pa.string(),
-    "vehicle_x": pa.float64(),
-    "vehicle_y": pa.float64(),
-    "vehicle_angle": pa.float64(),
-    "vehicle_type": pa.string(),
-    "vehicle_speed": pa.float64(),
-}
+COLUMNS = sumo_fcd.COLUMNS
 FARTHEST_S = 1e11
 MOST_XML_BYTES = 64 << 20
 """Unpacked; ten times the network of a district."""
@@ -91,8 +84,9 @@ MOST_XML_BYTES = 64 << 20
 
 @dataclass(frozen=True)
 class _Types:
-    """Vehicle types of a run: code of the kind and size [m] by type id."""
+    """Vehicle types of a run: code of the kind and size [m] by type id. defined: all ids, those of rails among them."""
 
+    defined: frozenset[str]
     kind: dict[str, int]
     size_m: dict[str, tuple[float, float]]
 
@@ -114,10 +108,13 @@ class _Rows:
 
 def find(uri: str) -> list[str]:
     """URIs of the run folders at or under `uri`, sorted. Raises StorageError where there is none."""
-    runs = [x.rsplit("/", 1)[0] for x in storage.objects(uri) if x.endswith("/fcd.parquet")]
+    objects = (x.rpartition("/") for x in storage.objects(uri, ""))
+    runs = {folder for folder, _, name in objects if folder and name in sumo_fcd.FILES}
     if not runs:
-        raise storage.StorageError(f"no SUMO run under {uri}: expected folders that hold fcd.parquet and net.xml.gz")
-    return runs
+        raise storage.StorageError(
+            f"no SUMO run under {uri}: expected folders that hold net.xml and one of {', '.join(sumo_fcd.FILES)}"
+        )
+    return sorted(runs)
 
 
 def read(source: str) -> Iterator[DrivingLog | BadRecord]:
@@ -131,10 +128,12 @@ def read_part(source: str, part: int, parts: int) -> Iterator[DrivingLog | BadRe
     Raises BadRecord where a file of the run cannot be used; yields it where the stretch alone cannot.
     """
     vector_map, links = sumo_net.vector_map(sumo_net.parse(_file(source, "net.xml")))
-    fcd = storage.join(source, "fcd.parquet")
+    fcd = sumo_fcd.opened(source)
     run = _about(source)
     types = _types(_file(source, "vtypes.add.xml"))
     begin_s, steps = _extent(fcd, types)
+    if part == 0:
+        yield from _undefined(fcd, types)
     blocks = max(1, (steps - 2 * PAD_STEPS) // BLOCK_STEPS)
     mine = range(blocks * part // parts, blocks * (part + 1) // parts)
     if not mine:
@@ -143,7 +142,8 @@ def read_part(source: str, part: int, parts: int) -> Iterator[DrivingLog | BadRe
         table = _stretch(fcd, types, begin_s, mine.start * BLOCK_STEPS, mine.stop * BLOCK_STEPS + 2 * PAD_STEPS)
         if not table.num_rows:
             return
-        rows, bad = _rows(table, types, begin_s)
+        _expect_places(table, fcd.name, vector_map.xy_m)
+        rows, bad = _rows(table, types, begin_s, fcd.name)
     except BadRecord as error:
         if parts == 1:
             raise
@@ -151,7 +151,7 @@ def read_part(source: str, part: int, parts: int) -> Iterator[DrivingLog | BadRe
         return
     yield from bad
     signals = _signals(source)
-    name = f"{run['region']}-{run['seed']}-{storage.digest(fcd, _SHORT_HASH).hex()}"
+    name = f"{run['region']}-{run['seed']}-{storage.digest(fcd.uri, _SHORT_HASH).hex()}"
     for block in mine:
         first = PAD_STEPS + block * BLOCK_STEPS
         try:
@@ -184,7 +184,7 @@ def _file(source: str, name: str) -> bytes:
                 return read_packed(path, MOST_XML_BYTES)
             except BadRecord as error:
                 raise BadRecord(f"{path} is not whole ({error}); simulate it again") from None
-    raise BadRecord(f"{source} has no {name} or {name}.gz; a SUMO run folder needs it beside fcd.parquet")
+    raise BadRecord(f"{source} has no {name} or {name}.gz; a SUMO run folder needs it beside its FCD")
 
 
 def _about(source: str) -> dict[str, str]:
@@ -224,63 +224,99 @@ def _types(data: bytes) -> _Types:
         classes[type_id] = vehicle_class
         size[type_id] = _number(a.get("length", length)), _number(a.get("width", width))
     kind = {n: KINDS.index(_KIND_OF_CLASS[c]) for n, c in classes.items() if c in _KIND_OF_CLASS}
-    return _Types(kind, size)
+    return _Types(frozenset(classes), kind, size)
 
 
 _SHORT_HASH = functools.partial(hashlib.blake2b, digest_size=3)
 
 
-def _read(uri: str, columns: arrow_file.Columns, types: _Types, groups: arrow_file.Groups) -> pa.Table:
-    """Rows of known types in some row groups. Raises BadRecord, and StorageError where the file cannot be reached."""
-    try:
-        with storage.RangedFile(uri) as file:
-            table = arrow_file.parquet_groups(file, columns, "fcd.parquet", groups)
-    except BadRecord as error:
-        raise BadRecord(
-            f"fcd.parquet cannot be read ({error}); expected SUMO's FCD with x, y, angle, type, speed"
-        ) from None
-    known = pc.is_in(table[_TYPE].cast(pa.string()), pa.array(sorted(types.kind)))
-    return table.filter(known if _ID not in columns else pc.and_(known, pc.is_valid(table[_ID])))
+def _known(table: pa.Table, types: _Types) -> pa.Table:
+    """The rows of vehicles on roads; those of other types, of steps without anybody and without a name are left out."""
+    known = pc.is_in(table[sumo_fcd.TYPE].cast(pa.string()), pa.array(sorted(types.kind)))
+    named = sumo_fcd.ID in table.column_names
+    return table.filter(pc.and_(known, pc.is_valid(table[sumo_fcd.ID])) if named else known)
 
 
-def _extent(uri: str, types: _Types) -> tuple[float, int]:
+def _extent(fcd: sumo_fcd.Fcd, types: _Types) -> tuple[float, int]:
     """When the first row of a known type is [s], and steps from it to the last one."""
-    columns = {name: COLUMNS[name] for name in (_TIME, _TYPE)}
-    count = 0
-
-    def counted(about: pq.FileMetaData) -> list[int]:
-        nonlocal count
-        count = about.num_row_groups
-        return []
-
-    _read(uri, columns, types, counted)
+    columns = {name: COLUMNS[name] for name in (sumo_fcd.TIME, sumo_fcd.TYPE)}
 
     def times(group: int) -> NDArray[np.float64]:
-        return np.asarray(_read(uri, columns, types, lambda _: [group])[_TIME].to_numpy())
+        return np.asarray(_known(fcd.read(columns, group), types)[sumo_fcd.TIME].to_numpy())
 
-    first = next((t[0] for group in range(count) if len(t := times(group))), None)
+    count = fcd.groups()
+    early = next((t for group in range(count) if len(t := times(group))), None)
     last = next((t[-1] for group in reversed(range(count)) if len(t := times(group))), None)
-    if first is None or last is None:
-        raise BadRecord("fcd.parquet has no row of a known vehicle type; expected the types of vtypes.add.xml")
+    if early is None or last is None:
+        found = ", ".join(f"{name} ({n} rows)" for name, n in list(_undefined_rows(fcd, types).items())[:10])
+        raise BadRecord(
+            f"{fcd.name} has no row of a known vehicle type; its types are {found or 'none, or none on roads'}, "
+            "expected those of vtypes.add.xml"
+        )
+    first = early[0]
     if not (abs(first) < FARTHEST_S and 0 <= last - first <= MAX_RUN_S):
-        raise BadRecord(f"time of fcd.parquet does not go forward, or for more than {MAX_RUN_S:.0f} s")
+        raise BadRecord(f"time of {fcd.name} does not go forward, or for more than {MAX_RUN_S:.0f} s")
+    moments = np.unique(early)
+    step_s = float(np.median(np.diff(moments))) if len(moments) > 2 else STEP_S
+    if abs(step_s - STEP_S) > STEP_S / 4:
+        raise BadRecord(
+            f"{fcd.name} is recorded every {step_s:.6g} s, expected every {STEP_S} s; simulate with "
+            f"--step-length {STEP_S}, or with a shorter one and --device.fcd.period {STEP_S}"
+        )
     return float(first), round((last - first) / STEP_S) + 1
 
 
-def _stretch(uri: str, types: _Types, begin_s: float, first: int, stop: int) -> pa.Table:
-    """The rows of known types in steps [first, stop), counted from begin_s; only their row groups are read."""
-    low, high = begin_s + (first - 0.5) * STEP_S, begin_s + (stop - 0.5) * STEP_S
-
-    def overlapping(about: pq.FileMetaData) -> list[int]:
-        column = about.schema.to_arrow_schema().get_field_index(_TIME)
-        spans = [about.row_group(i).column(column).statistics for i in range(about.num_row_groups)]
-        return [i for i, x in enumerate(spans) if x is None or not x.has_min_max or (x.min < high and x.max >= low)]
-
-    table = _read(uri, COLUMNS, types, overlapping)
-    return table.filter(pc.and_(pc.greater_equal(table[_TIME], low), pc.less(table[_TIME], high)))
+def _undefined(fcd: sumo_fcd.Fcd, types: _Types) -> list[BadRecord]:
+    """A letter for each vehicle type of the FCD that is nowhere defined."""
+    return [
+        BadRecord(f"{n} rows of {fcd.name} have a vehicle type that vtypes.add.xml does not define", record=name)
+        for name, n in _undefined_rows(fcd, types).items()
+    ]
 
 
-def _rows(table: pa.Table, types: _Types, begin_s: float) -> tuple[_Rows, list[BadRecord]]:
+def _undefined_rows(fcd: sumo_fcd.Fcd, types: _Types) -> dict[str, int]:
+    """Rows by vehicle type, of types that are not defined."""
+    found: Counter[str] = Counter()
+    for group in range(fcd.groups()):
+        column = fcd.read({sumo_fcd.TYPE: COLUMNS[sumo_fcd.TYPE]}, group)[sumo_fcd.TYPE].cast(pa.string())
+        for row in column.value_counts().to_pylist():
+            if row["values"] is not None and row["values"] not in types.defined:
+                found[plain_name(row["values"])] += row["counts"]
+    return dict(sorted(found.items()))
+
+
+def _stretch(fcd: sumo_fcd.Fcd, types: _Types, begin_s: float, first: int, stop: int) -> pa.Table:
+    """The rows of known types in steps [first, stop), counted from begin_s."""
+    return _known(fcd.between(begin_s + (first - 0.5) * STEP_S, begin_s + (stop - 0.5) * STEP_S), types)
+
+
+def _expect_places(table: pa.Table, file: str, network_m: Points) -> None:
+    """Raise BadRecord where nobody is on the network, or places are degrees.
+
+    A network often begins at (0, 0), so that degrees may lie on it: but who drives there hardly moves by the numbers.
+    """
+    if not len(network_m):
+        return
+    x, y, speed_mps = (table[name].to_numpy() for name in ("vehicle_x", "vehicle_y", "vehicle_speed"))
+    low, high = network_m.min(0) - BESIDE_M, network_m.max(0) + BESIDE_M
+    agent = table[sumo_fcd.ID].combine_chunks().indices.to_numpy()
+    order = np.argsort(agent, kind="stable")
+    same = np.diff(agent[order]) == 0
+    with np.errstate(invalid="ignore", over="ignore"):
+        inside = (x > low[0]) & (x < high[0]) & (y > low[1]) & (y < high[1])
+        moved = np.hypot(np.diff(x[order]), np.diff(y[order]))[same].sum()
+        driven_m = speed_mps[order][1:][same].sum() * STEP_S
+        degrees = (np.abs(x) <= 180).all() and (np.abs(y) <= 90).all() and driven_m > 10 and moved < driven_m / 100
+    if degrees:
+        reason = "longitude and latitude, expected metres as in net.xml; simulate without --fcd-output.geo"
+        raise BadRecord(f"places of {file} are {reason}")
+    if np.isfinite(x).any() and not inside.any():
+        span = ", ".join(f"{n} {np.nanmin(v):.6g} to {np.nanmax(v):.6g} m" for n, v in (("x", x), ("y", y)))
+        road = ", ".join(f"{n} {low[i] + BESIDE_M:.6g} to {high[i] - BESIDE_M:.6g} m" for i, n in enumerate("xy"))
+        raise BadRecord(f"places of {file} are {span}, net.xml's {road}; expected the network that was simulated")
+
+
+def _rows(table: pa.Table, types: _Types, begin_s: float, file: str) -> tuple[_Rows, list[BadRecord]]:
     """The rows of vehicles that can be used, and what is wrong with the others."""
     table = table.combine_chunks()
     ids, agent = arrow_file.names(table["vehicle_id"])
@@ -293,7 +329,7 @@ def _rows(table: pa.Table, types: _Types, begin_s: float) -> tuple[_Rows, list[B
         table[c].to_numpy() for c, kind in COLUMNS.items() if pa.types.is_floating(kind)
     )
     if not (np.abs(t) < FARTHEST_S).all() or (np.diff(t) < 0).any():
-        raise BadRecord("time of fcd.parquet does not go forward")
+        raise BadRecord(f"time of {file} does not go forward")
     size_m = np.array([types.size_m[t] for t in type_id.tolist()])
     with np.errstate(invalid="ignore"):
         sized = (size_m > 0).all(1) & (size_m[:, 0] < 40) & (size_m[:, 1] < 10)
@@ -307,7 +343,7 @@ def _rows(table: pa.Table, types: _Types, begin_s: float) -> tuple[_Rows, list[B
     if faults:
         kept = np.isin(agent, list(faults), invert=True)
         if not kept.any():
-            raise BadRecord(f"fcd.parquet has no vehicle that can be used; of one, {next(iter(faults.values()))}")
+            raise BadRecord(f"{file} has no vehicle that can be used; of one, {next(iter(faults.values()))}")
         columns = (t, front_x, front_y, angle, speed, agent, code)
         t, front_x, front_y, angle, speed, agent, code = (column[kept] for column in columns)
     step = np.rint((t - begin_s) / STEP_S).astype(np.int64)
@@ -319,7 +355,7 @@ def _rows(table: pa.Table, types: _Types, begin_s: float) -> tuple[_Rows, list[B
         for rows in [np.flatnonzero(np.isin(step, step[side]))]
     )
     if np.isin(before, after).any():
-        raise BadRecord(f"fcd.parquet is not recorded every {STEP_S} s without a gap; simulate with --step-length 0.1")
+        raise BadRecord(f"{file} is not recorded every {STEP_S} s without a gap; simulate with --step-length 0.1")
     heading = wrap_angle(np.pi / 2 - np.radians(angle)).astype(np.float64)
     half = (size_m[:, 0] / 2)[code]
     rows = _Rows(
@@ -345,7 +381,7 @@ def _block(rows: _Rows, types: _Types, first: int, stop: int) -> Tracks:
     valid = np.zeros((n, steps), bool)
     valid[row, step] = True
     if valid.sum() != len(row):
-        raise BadRecord("fcd.parquet has two rows for one vehicle and time, expected one")
+        raise BadRecord("the FCD has two rows for one vehicle and time, expected one")
     x, y, heading, speed = (np.zeros((n, steps)) for _ in range(4))
     for dense, column in ((x, rows.x_m), (y, rows.y_m), (heading, rows.heading_rad), (speed, rows.speed_mps)):
         dense[row, step] = column[part]

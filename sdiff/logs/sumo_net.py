@@ -58,8 +58,9 @@ class Connection(NamedTuple):
 
 @dataclass(frozen=True)
 class Lane:
-    """A lane of the file. function of its edge: normal, internal, crossing, walkingarea. index: 0 = rightmost.
+    """A lane of the file. function of its edge: normal, internal, crossing, walkingarea.
 
+    index: 0 = at the kerb: on the right, or on the left where traffic keeps to the left.
     allow, disallow: SUMO's vehicle classes, None where the file has none.
     """
 
@@ -89,17 +90,21 @@ class Lane:
 
 @dataclass
 class Net:
-    """What the network file says, as far as it is used here. edges: junctions at start and end of normal edges."""
+    """What the network file says, as far as it is used here. edges: junctions at start and end of normal edges.
+
+    lefthand: whether traffic keeps to the left.
+    """
 
     digest: str
     crs: str | None = None
+    lefthand: bool = False
     edges: dict[str, tuple[str, str]] = field(default_factory=dict)
     lanes: dict[str, Lane] = field(default_factory=dict)
     junctions: dict[str, Points] = field(default_factory=dict)
     connections: list[Connection] = field(default_factory=list)
 
     def of_edge(self) -> dict[str, list[Lane]]:
-        """Lanes of each edge, from the right."""
+        """Lanes of each edge, from the kerb."""
         found: dict[str, list[Lane]] = {}
         for lane in self.lanes.values():
             found.setdefault(lane.edge_id, []).append(lane)
@@ -123,7 +128,8 @@ def parse(data: bytes) -> Net:
         for event, el in elements(data):
             tag, a = el.tag, el.attrib
             if event == "start":
-                root = root or tag
+                if not root:
+                    root, net.lefthand = tag, a.get("lefthand") in ("true", "1")
                 if tag == "edge":
                     edge_id, function = a["id"], a.get("function", "normal")
                     if function == "normal":
@@ -292,18 +298,18 @@ def _links(net: Net, lane_index: dict[str, int]) -> tuple[NDArray[np.int32], lis
 
 
 def _neighbours(net: Net, lane_index: dict[str, int], n: int) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    """Neighbours in the same direction: lanes of one edge, counted from the right."""
-    left, right = np.full(n, -1, np.int32), np.full(n, -1, np.int32)
+    """Neighbours in the same direction: lanes of one edge, counted from the kerb."""
+    to_middle, to_kerb = np.full(n, -1, np.int32), np.full(n, -1, np.int32)
     for lane_id, f in lane_index.items():
         lane = net.lanes[lane_id]
         other = lane_index.get(f"{lane.edge_id}_{lane.index + 1}")
         if other is not None:
-            left[f], right[other] = other, f
-    return left, right
+            to_middle[f], to_kerb[other] = other, f
+    return (to_kerb, to_middle) if net.lefthand else (to_middle, to_kerb)
 
 
 def _add_lines_and_areas(net: Net, out: _Features) -> None:
-    """Crosswalks, the roadway's area, its edge on the right, a line at the left of each of its lanes."""
+    """Crosswalks, the roadway's area, its edge at the kerb, a line at the other side of each of its lanes."""
     lanes = [
         x
         for x in net.lanes.values()
@@ -311,19 +317,20 @@ def _add_lines_and_areas(net: Net, out: _Features) -> None:
     ]
     if not lanes:
         return
-    half = [x.width_m / 2 for x in lanes]
+    to_kerb = 1 if net.lefthand else -1
+    half = [to_kerb * x.width_m / 2 for x in lanes]
     shapes = [x.shape for x in lanes]
-    rightmost: dict[str, str] = {}
-    for lane, right, left in zip(lanes, beside(shapes, [-h for h in half]), beside(shapes, half), strict=True):
-        ring = np.concatenate([right, left[::-1]])
+    outermost: dict[str, str] = {}
+    for lane, kerb, middle in zip(lanes, beside(shapes, half), beside(shapes, [-h for h in half]), strict=True):
+        ring = np.concatenate([kerb, middle[::-1]])
         if lane.function == "crossing":
             out.add(f"crosswalk/{lane.edge_id}", "crosswalk", ring, derived=True)
             continue
         out.add(f"area/{lane.lane_id}", "drivable_area", ring, derived=True)
         if lane.function == "normal":
-            if rightmost.setdefault(lane.edge_id, lane.lane_id) == lane.lane_id:
-                out.add(f"edge/{lane.lane_id}", "road_edge", right, derived=True)
-            out.add(f"line/{lane.lane_id}", "lane_boundary", left, derived=True)
+            if outermost.setdefault(lane.edge_id, lane.lane_id) == lane.lane_id:
+                out.add(f"edge/{lane.lane_id}", "road_edge", kerb, derived=True)
+            out.add(f"line/{lane.lane_id}", "lane_boundary", middle, derived=True)
     for i, ring in enumerate(_junction_areas(net, {x.lane_id for x in lanes})):
         out.add(f"area/junction_{i}", "drivable_area", ring, derived=True)
 

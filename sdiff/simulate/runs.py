@@ -10,12 +10,15 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
+import pyarrow.parquet as pq
 
 from sdiff import storage
 from sdiff.logs import sumo_net
 from sdiff.logs.driving_log import BadRecord
+from sdiff.simulate import route_file
 from sdiff.simulate.regions import REGIONS, Region, generate
 from sdiff.simulate.tools import SimulationError, home, run
 from sdiff.simulate.traffic import Demand, routes, vehicle_types
@@ -36,6 +39,14 @@ SETTINGS = (
 Report = Callable[[str], None]
 
 
+class Times(NamedTuple):
+    """When a simulation begins, is recorded from, and ends [s]."""
+
+    begin_s: float
+    record_s: float
+    end_s: float
+
+
 def simulate(
     output: str,
     minutes: float = 10.0,
@@ -50,6 +61,7 @@ def simulate(
 
     output: any fsspec URI. minutes: recorded time per region, at 10 Hz. regions: the first N of `REGIONS`.
     net, routes: a SUMO network (and route file) of one's own instead; without routes, random traffic is made for it.
+    A simulation of one's own routes begins when the first one sets out.
     report: is given a line now and then. workers: simulations at a time. Same seed, same bytes; a run that is there
     already, made from the same, is not made again.
     Returns the runs' URIs and counts: {"runs": [...], "simulated_s": ..., "wall_s": ...}.
@@ -76,7 +88,7 @@ def _stem(uri: str) -> str:
 
 def _region(region: Region, own_routes: str | None, output: str, minutes: float, seed: int, report: Report) -> str:
     own_seed = int.from_bytes(hashlib.sha256(f"{seed}/{region.name}".encode()).digest()[:4], "big") >> 1
-    end_s = WARM_UP_S + 60 * minutes + MARGIN_S
+    times = _times(60 * minutes)
     with tempfile.TemporaryDirectory(prefix="sdiff-simulate-") as temp:
         folder = Path(temp)
         data = _network(region, own_seed, folder)
@@ -85,25 +97,36 @@ def _region(region: Region, own_routes: str | None, output: str, minutes: float,
         except BadRecord as error:
             raise SimulationError(f"network of {region.name}: {error}") from None
         (folder / "net.xml").write_bytes(data)
+        limit: list[str] = []
         if own_routes:
-            types = _own_traffic(own_routes, folder)
-            limit: list[str] = []
+            own = _own_traffic(own_routes, folder)
+            times = _times(60 * minutes, own)
         else:
-            demand = _demand(region, net, own_seed)
-            types = vehicle_types(own_seed)
-            (folder / "traffic.rou.xml").write_text(routes(net, demand, own_seed, end_s), "utf-8")
-            limit = ["--max-num-vehicles", str(demand.vehicles), "--max-depart-delay", "30"]
-            report(f"{region.name}: {demand.vehicles} vehicles at once, {minutes:g} min to record")
-        (folder / "vtypes.add.xml").write_text(types, "utf-8")
+            random = _demand(region, net, own_seed)
+            for name in ("types.add.xml", "vtypes.add.xml"):
+                (folder / name).write_text(vehicle_types(own_seed), "utf-8")
+            (folder / "traffic.rou.xml").write_text(routes(net, random, own_seed, times.end_s), "utf-8")
+            limit = ["--max-num-vehicles", str(random.vehicles), "--max-depart-delay", "30"]
+            report(f"{region.name}: {random.vehicles} vehicles at once, {minutes:g} min to record")
         about = {"region": region.name, "seed": seed, "minutes": minutes, "license": region.license}
-        about["inputs"] = _fingerprint(folder, "net.xml", "traffic.rou.xml", "vtypes.add.xml")
+        about["inputs"] = _fingerprint(times, folder, "net.xml", "traffic.rou.xml", "vtypes.add.xml")
         target = storage.join(output, f"{region.name}_seed{seed}")
         if _is_done(target, about):
             report(f"{region.name}: {target} is there already")
             return target
-        _sumo(folder, own_seed, end_s, bool(own_routes), limit, _progress(region.name, end_s, report))
+        _sumo(folder, own_seed, times, limit, _progress(region.name, times, report))
+        _expect_traffic(folder, region.name, times)
         _store(folder, data, about, target)
         return target
+
+
+def _times(recorded_s: float, own: route_file.RouteFile | None = None) -> Times:
+    """Random traffic begins at 0 s, one's own when the first one sets out, and warms up until the last one has."""
+    begin_s, warm_up_s = 0.0, WARM_UP_S
+    if own and np.isfinite(own.first_s):
+        begin_s = float(np.floor(own.first_s))
+        warm_up_s = min(WARM_UP_S, own.last_s - begin_s)
+    return Times(begin_s, begin_s + warm_up_s, begin_s + warm_up_s + recorded_s + MARGIN_S)
 
 
 def _network(region: Region, seed: int, folder: Path) -> bytes:
@@ -127,53 +150,71 @@ def _demand(region: Region, net: sumo_net.Net, seed: int) -> Demand:
     return Demand(vehicles, region.bikes, round(busy * region.walkers_per_km * length_km["pedestrian"]))
 
 
-def _own_traffic(uri: str, folder: Path) -> str:
-    """Put the user's routes into `folder`; the vehicle types in them."""
+def _own_traffic(uri: str, folder: Path) -> route_file.RouteFile:
+    """Put the user's routes into `folder`, and the vehicle types that they have (for readers) and lack (for SUMO)."""
     data = storage.read_bytes(uri)
     data = gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data
     (folder / "traffic.rou.xml").write_bytes(data)
-    types = re.findall(r"<vType\b[^>]*?/>|<vType\b[^>]*?>.*?</vType>", data.decode("utf-8"), flags=re.S)
-    return "<additional>\n" + "\n".join(types) + "\n</additional>\n"
+    own = route_file.read(data)
+    for name, types in (("types.add.xml", own.lacking), ("vtypes.add.xml", f"{own.types}\n{own.lacking}")):
+        (folder / name).write_text(f"<additional>\n{types}\n</additional>\n", "utf-8")
+    return own
 
 
-def _sumo(
-    folder: Path, seed: int, end_s: float, types_in_routes: bool, limit: list[str], on_time: Callable[[float], None]
-) -> None:
+def _sumo(folder: Path, seed: int, times: Times, limit: list[str], on_time: Callable[[float], None]) -> None:
     (folder / "tls.add.xml").write_text(
         '<additional><timedEvent type="SaveTLSSwitchStates" dest="tls.xml"/></additional>'
     )
     written = run(
         "sumo",
         *("--net-file", "net.xml", "--route-files", "traffic.rou.xml", "--seed", str(seed)),
-        *("--additional-files", "tls.add.xml" if types_in_routes else "vtypes.add.xml,tls.add.xml"),
-        *("--begin", "0", "--end", f"{end_s:.1f}", "--step-log.period", "100", *limit, *SETTINGS),
-        *("--fcd-output", "fcd.parquet", "--device.fcd.begin", f"{WARM_UP_S:.1f}", "--duration-log.statistics"),
+        *("--additional-files", "types.add.xml,tls.add.xml"),
+        *(
+            "--begin",
+            f"{times.begin_s:.0f}",
+            "--end",
+            f"{times.end_s:.1f}",
+            "--step-log.period",
+            "100",
+            *limit,
+            *SETTINGS,
+        ),
+        *("--fcd-output", "fcd.parquet", "--device.fcd.begin", f"{times.record_s:.1f}", "--duration-log.statistics"),
         folder=folder,
         on_time=on_time,
     )
     if "final simulation step has been reached" not in written:  # SUMO ends with status 0 when it is told to stop
         ended = re.search(r"ended at time: ([\d.]+)", written)
-        raise SimulationError(f"sumo stopped at {ended[1] if ended else '?'} s of {end_s:.1f} s; simulate again")
+        raise SimulationError(f"sumo stopped at {ended[1] if ended else '?'} s of {times.end_s:.1f} s; simulate again")
 
 
-def _progress(name: str, end_s: float, report: Report) -> Callable[[float], None]:
+def _expect_traffic(folder: Path, name: str, times: Times) -> None:
+    if "vehicle_id" not in pq.read_schema(folder / "fcd.parquet").names:  # only the times of empty steps
+        raise SimulationError(
+            f"{name}: nobody was on the road in the recorded time, {times.record_s:.1f} to {times.end_s:.1f} s of the "
+            "simulation; expected routes on edges of this network, and traffic that is there then"
+        )
+
+
+def _progress(name: str, times: Times, report: Report) -> Callable[[float], None]:
     """Reports at most every 5 s how far a simulation is."""
     began = last = time.monotonic()
 
     def on_time(now_s: float) -> None:
         nonlocal last
         spent = time.monotonic() - began
-        if now_s > 0 and time.monotonic() - last > 5:
+        done_s, all_s = now_s - times.begin_s, times.end_s - times.begin_s
+        if done_s > 0 and time.monotonic() - last > 5:
             last = time.monotonic()
-            left = spent * (end_s - now_s) / now_s
-            report(f"{name}: {now_s:.0f} of {end_s:.0f} s, {now_s / spent:.1f} x real time, {left:.0f} s left")
+            left = spent * (all_s - done_s) / done_s
+            report(f"{name}: {done_s:.0f} of {all_s:.0f} s, {done_s / spent:.1f} x real time, {left:.0f} s left")
 
     return on_time
 
 
-def _fingerprint(folder: Path, *names: str) -> str:
+def _fingerprint(times: Times, folder: Path, *names: str) -> str:
     """Of what a simulation is made from, SUMO's version and our own settings included."""
-    digest = hashlib.sha256(f"{version('eclipse-sumo')}/{WARM_UP_S}/{MARGIN_S}/{SETTINGS}".encode())
+    digest = hashlib.sha256(f"{version('eclipse-sumo')}/{times}/{SETTINGS}".encode())
     for name in names:
         digest.update((folder / name).read_bytes())
     return digest.hexdigest()[:16]

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 
-class SimulationError(RuntimeError):
-    """A SUMO program failed: says which one, what it wrote, and what to do."""
+class SimulationError(ValueError):
+    """A simulation failed for what it was given: says which program of SUMO, what it wrote, and what to do."""
 
 
 def home() -> Path:
