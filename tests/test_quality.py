@@ -1,12 +1,13 @@
 """Tracks as recordings have them: what is wrong is mended, what is right stays bit for bit."""
 
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
 from synthetic import driving_log
 
 from sdiff import KINDS, logs, windows
+from sdiff.geometry import wrap_angle
 from sdiff.logs import quality
 from sdiff.logs.driving_log import DrivingLog, Tracks
 
@@ -59,6 +60,22 @@ def test_a_short_gap_is_filled_along_the_way() -> None:
     assert mended.tracks.vx_mps[1] == pytest.approx(10.0)
     assert np.abs(mended.tracks.heading_rad[1, 20:25]).min() > np.pi - 0.03
     assert {k: v.tolist() for k, v in mended.repairs.items()} == {"gap": [False, True]}
+
+
+def test_gaps_of_any_length_and_place_are_filled_as_lines_between_what_was_seen() -> None:
+    random = np.random.default_rng(0)
+    valid = random.random((40, 90)) < 0.5
+    valid[:, [0, -1]] = True
+    tracks = drive(40, 90)
+    tracks = replace(tracks, x_m=np.where(valid, tracks.x_m + random.normal(0, 0.1, valid.shape), 0.0), valid=valid)
+    mended = mend(tracks)
+    assert len(mended.tracks.agent_id) > 40, "some gaps are long"
+    step = np.arange(90)
+    for name, seen, x_m in zip(mended.tracks.agent_id, mended.tracks.valid, mended.tracks.x_m, strict=True):
+        agent = tracks.agent_id.tolist().index(str(name).partition("~")[0])
+        line = np.interp(step, step[valid[agent]], tracks.x_m[agent, valid[agent]])
+        assert np.diff(step[seen]).max(initial=1) == 1
+        assert x_m[seen] == pytest.approx(line[seen], abs=1e-9)
 
 
 def test_a_track_that_was_lost_for_long_goes_on_as_another() -> None:
@@ -115,6 +132,36 @@ def test_a_vehicle_does_not_flip_while_it_stands(kind: str) -> None:
     mended = mend(tracks)
     assert ("heading" in mended.repairs) == (kind == "car"), "people do turn on the spot"
     assert (mended.tracks.heading_rad == 0).all() == (kind == "car")
+
+
+def test_a_vehicle_that_stands_has_the_heading_that_is_nearest_to_all_it_had() -> None:
+    random = np.random.default_rng(1)
+    shape = (12, 61)
+    heading = wrap_angle(random.normal(random.uniform(-np.pi, np.pi, (12, 1)), random.uniform(0.3, 3, (12, 1)), shape))
+    stands = np.ones(shape, bool)
+    stands[:, 31] = False  # between two stands it drives on
+    tracks = drive(*shape)
+    tracks = replace(tracks, heading_rad=heading, vx_mps=np.where(stands, 0.0, 1.0), x_m=np.zeros(shape))
+    mended = mend(tracks).tracks.heading_rad
+    assert (mended[:, 31] == heading[:, 31]).all()
+    for part in (slice(0, 31), slice(32, 61)):
+        for had, has in zip(heading[:, part], mended[:, part], strict=True):
+            apart = np.abs(wrap_angle(had[:, None] - had)).sum(0)
+            assert (has == has[0]).all() and apart[had == has[0]] == pytest.approx(apart.min())
+
+
+def test_of_many_tracks_each_is_mended_as_if_it_were_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    tracks = lost(lost(drive(7), 1, 20, 23), 4, 20, 30)
+    tracks.vx_mps[5, 30:33] = 0.0
+    tracks.x_m[6, 40:] += 50.0
+    at_once = mend(tracks, 2)
+    monkeypatch.setattr(quality, "BLOCK_POSES", 140)  # two tracks
+    in_blocks = mend(tracks, 2)
+    assert in_blocks.repairs.keys() == at_once.repairs.keys() == {"gap", "long gap", "jump", "velocity"}
+    for word, where in at_once.repairs.items():
+        assert (in_blocks.repairs[word] == where).all()
+    for field in fields(Tracks):
+        assert (getattr(in_blocks.tracks, field.name) == getattr(at_once.tracks, field.name)).all()
 
 
 def test_repairs_are_counted_and_flagged_in_the_windows() -> None:
