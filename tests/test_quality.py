@@ -123,6 +123,38 @@ def test_of_a_velocity_and_positions_that_contradict_each_other_the_unsteady_one
     assert mend(tracks).repairs == {}
 
 
+def test_a_car_that_drives_does_not_stand_at_the_ends_of_its_track() -> None:
+    tracks = lost(lost(drive(), 1, 0, 7), 1, 50, 60)
+    tracks.vx_mps[1, [7, 49]] = 0.0
+    tracks.vx_mps[0, [0, 59]] = 9.0
+    mended = mend(tracks)
+    assert mended.tracks.vx_mps[1, 7:50] == pytest.approx(10.0)
+    assert (mended.tracks.vx_mps[1, [6, 50]] == 0).all(), "it is not seen there"
+    assert mended.tracks.vx_mps[0, [0, 59]].tolist() == [9.0, 9.0]
+    assert mended.repairs["velocity"].tolist() == [False, True]
+
+
+def test_velocities_across_a_jump_belong_to_neither_part() -> None:
+    tracks = drive(1)
+    tracks.x_m[0, 30:] += 50.0
+    tracks.vx_mps[0, 29:31] = 260.0  # over 0.2 s, as readers take it from positions
+    mended = mend(tracks)
+    assert mended.tracks.vx_mps[mended.tracks.valid] == pytest.approx(10.0)
+    assert mended.repairs["velocity"].tolist() == [True, True]
+
+
+def test_one_rough_step_at_the_end_of_a_track_is_no_reason_to_doubt_a_velocity() -> None:
+    tracks = drive(1)
+    tracks.vx_mps[0, 50:59] += [1.5, -1.5, 1.5, -1.5, 1.5, -1.5, 1.5, -1.5, 0.0]
+    tracks.x_m[0, -1] += 0.7  # 7 m/s over 0.1 s
+    assert mend(tracks).repairs == {}
+
+
+def test_a_pose_alone_moves_as_its_source_says() -> None:
+    tracks = lost(lost(drive(), 1, 0, 30), 1, 31, 60)
+    assert mend(tracks).repairs == {}
+
+
 @pytest.mark.parametrize("kind", ["car", "pedestrian"])
 def test_a_vehicle_does_not_flip_while_it_stands(kind: str) -> None:
     tracks = drive(1)

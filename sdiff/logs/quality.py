@@ -43,8 +43,9 @@ def mend(log: DrivingLog) -> DrivingLog:
 
     Gaps of up to GAP_STEPS are filled between the poses around them. A track that is lost for longer, or jumps, goes on
     as another, with ~2, ~3, ... after its id; never the recorder's. Velocities that contradict the positions, and are
-    less steady than these, are taken from them, over 0.2 s. Where a vehicle flips while it stands, it keeps the heading
-    that it has most of the time. Tracks without such defects stay as they are, bit for bit.
+    less steady than these, are taken from them, over 0.2 s; over 0.1 s at the ends of tracks, where the velocity beside
+    must contradict as well. Where a vehicle flips while it stands, it keeps the heading that it has most of the time.
+    Tracks without such defects stay as they are, bit for bit.
     Raises BadRecord, of stage `mend`, where the tracks come apart into more than MOST_POSES hold.
     """
     tracks, origin, repairs = _split(log)
@@ -175,9 +176,13 @@ def _right_velocities(tracks: Tracks) -> tuple[Tracks, NDArray[np.bool_]]:
     wrong &= _unsteadiness(vx, vy, valid) < _unsteadiness(tracks.vx_mps, tracks.vy_mps, valid)
     if not wrong.any():
         return tracks, np.asarray(wrong.any(1))
-    wrong &= before & after  # one-sided differences are too rough to judge by
-    mended_x, mended_y = np.where(wrong, vx, tracks.vx_mps), np.where(wrong, vy, tracks.vy_mps)
-    return replace(tracks, vx_mps=mended_x, vy_mps=mended_y), np.asarray(wrong.any(1))
+    inside = wrong & before & after
+    mended_x, mended_y = np.where(inside, vx, tracks.vx_mps), np.where(inside, vy, tracks.vy_mps)
+    # At an end positions tell the rate of one step alone: too rough to judge by, but for the velocity beside it.
+    beside_x, beside_y = (np.where(after, np.roll(v, -1, 1), np.roll(v, 1, 1)) for v in (mended_x, mended_y))
+    ends = wrong & (before ^ after) & _contradict(beside_x, beside_y, tracks.vx_mps, tracks.vy_mps)
+    mended_x[ends], mended_y[ends] = vx[ends], vy[ends]
+    return replace(tracks, vx_mps=mended_x, vy_mps=mended_y), np.asarray((inside | ends).any(1))
 
 
 def _contradict(
