@@ -134,6 +134,16 @@ def test_a_car_that_drives_does_not_stand_at_the_ends_of_its_track() -> None:
     assert mended.repairs["velocity"].tolist() == [False, True]
 
 
+def test_where_the_velocity_beside_the_last_is_wrong_the_last_is_mended_all_the_same() -> None:
+    tracks = drive(2)
+    tracks.vx_mps[0, 58:] = 0.0
+    tracks.x_m[1, 58:] -= 2.0  # a step back, as nuScenes' recorder has it once: the last step is right again
+    tracks.vx_mps[1, 56:] = [10.0, -10.0, 10.0, 0.0]
+    mended = mend(tracks)
+    assert mended.tracks.vx_mps[0] == pytest.approx(10.0)
+    assert mended.tracks.vx_mps[1, -1] == pytest.approx(10.0)
+
+
 def test_velocities_across_a_jump_belong_to_neither_part() -> None:
     tracks = drive(1)
     tracks.x_m[0, 30:] += 50.0

@@ -2,15 +2,16 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import fields, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sdiff import KINDS, STEP_S
 from sdiff.geometry import wrap_angle
-from sdiff.logs import POSE_FIELDS, frames
+from sdiff.logs import POSE_FIELDS
 from sdiff.logs.driving_log import BadRecord, DrivingLog, Tracks
-from sdiff.logs.frames import rate
+from sdiff.logs.frames import MOST_POSES, rate
 
 GAP_STEPS = 5
 """A gap of at most so many steps is filled, a longer one ends the track: half a second at constant turn is some cm."""
@@ -29,9 +30,6 @@ _TURNS_BY_DRIVING = [i for i, kind in enumerate(KINDS) if kind not in ("pedestri
 GAP, JUMP, LONG_GAP, VELOCITY, HEADING = "gap", "jump", "long gap", "velocity", "heading"
 """Repairs, by the word they are counted under."""
 
-
-MOST_POSES = frames.MOST_POSES
-"""Tracks times steps of a log after its tracks are cut: each part has a row of its own."""
 BLOCK_POSES = 1_000_000
 """Tracks are mended so many poses at a time, some 200 bytes each; a longer track is one block."""
 
@@ -44,9 +42,9 @@ def mend(log: DrivingLog) -> DrivingLog:
     Gaps of up to GAP_STEPS are filled between the poses around them. A track that is lost for longer, or jumps, goes on
     as another, with ~2, ~3, ... after its id; never the recorder's. Velocities that contradict the positions, and are
     less steady than these, are taken from them, over 0.2 s; over 0.1 s at the ends of tracks, where the velocity beside
-    must contradict as well. Where a vehicle flips while it stands, it keeps the heading that it has most of the time.
-    Tracks without such defects stay as they are, bit for bit.
-    Raises BadRecord, of stage `mend`, where the tracks come apart into more than MOST_POSES hold.
+    must contradict as well, or be wrong. Where a vehicle flips while it stands, it keeps the heading that it has most
+    of the time. Tracks without such defects stay as they are, bit for bit.
+    Raises BadRecord, of stage `mend`, where the tracks come apart into so many that they have more than MOST_POSES.
     """
     tracks, origin, repairs = _split(log)
     for word, repair in ((GAP, _fill_gaps), (VELOCITY, _right_velocities), (HEADING, _steady_headings)):
@@ -176,13 +174,17 @@ def _right_velocities(tracks: Tracks) -> tuple[Tracks, NDArray[np.bool_]]:
     wrong &= _unsteadiness(vx, vy, valid) < _unsteadiness(tracks.vx_mps, tracks.vy_mps, valid)
     if not wrong.any():
         return tracks, np.asarray(wrong.any(1))
-    inside = wrong & before & after
-    mended_x, mended_y = np.where(inside, vx, tracks.vx_mps), np.where(inside, vy, tracks.vy_mps)
+
+    def beside(values: NDArray[Any]) -> NDArray[Any]:
+        return np.where(after, np.roll(values, -1, 1), np.roll(values, 1, 1))
+
     # At an end positions tell the rate of one step alone: too rough to judge by, but for the velocity beside it.
-    beside_x, beside_y = (np.where(after, np.roll(v, -1, 1), np.roll(v, 1, 1)) for v in (mended_x, mended_y))
-    ends = wrong & (before ^ after) & _contradict(beside_x, beside_y, tracks.vx_mps, tracks.vy_mps)
-    mended_x[ends], mended_y[ends] = vx[ends], vy[ends]
-    return replace(tracks, vx_mps=mended_x, vy_mps=mended_y), np.asarray((inside | ends).any(1))
+    inside = wrong & before & after
+    ends = wrong & (before ^ after)
+    ends &= beside(inside) | _contradict(beside(tracks.vx_mps), beside(tracks.vy_mps), tracks.vx_mps, tracks.vy_mps)
+    found = inside | ends
+    mended = {"vx_mps": np.where(found, vx, tracks.vx_mps), "vy_mps": np.where(found, vy, tracks.vy_mps)}
+    return replace(tracks, **mended), np.asarray(found.any(1))
 
 
 def _contradict(
