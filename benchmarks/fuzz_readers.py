@@ -2,11 +2,11 @@
 
     PYTHONPATH=tests python benchmarks/fuzz_readers.py FORMAT INPUT [--mutations N] [--seed S] [--json FILE]
 
-Each mutation (tests/mutations.py) damages one file of one source and does what ingest does with it: reads it, cuts its
-windows, indexes its map, draws the first windows of each log and makes their tables. That happens in a process of its
-own with LONGEST_S seconds, and MOST_BYTES above what its libraries take; where one dies, the next mutation gets a new
-one. Mutation I of a seed is always the same: --only I repeats it without limits and shows where it ends. Exit status 1
-after a crash, hang or memory above the limit.
+Each mutation (tests/mutations.py) damages one file of one source and does what ingest does with it: reads it, indexes
+its map, mends its tracks, cuts its windows, draws the first ones of each log and makes their tables. That happens in a
+process of its own with LONGEST_S seconds, and MOST_BYTES above what its libraries take; where one dies, the next
+mutation gets a new one. Mutation I of a seed is always the same: --only I repeats it without limits and shows where it
+ends. Exit status 1 after a crash, hang or memory above the limit.
 """
 
 import argparse
@@ -21,7 +21,6 @@ import tempfile
 import time
 import traceback
 from collections import Counter
-from itertools import islice
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -33,6 +32,7 @@ from mutations import mutated
 
 from sdiff import logs, raster, storage, window_tables, windows
 from sdiff.logs.driving_log import BadRecord
+from sdiff.logs.quality import mend
 from sdiff.window_tables import Cut
 
 LONGEST_S = 10.0
@@ -57,16 +57,21 @@ class Sources:
                 if isinstance(item, BadRecord):
                     letters.append(item)
                     continue
-                item.validate()
-                index = raster.MapIndex.of(item.map)
+                try:
+                    item.validate()
+                    index = raster.MapIndex.of(item.map)
+                    window_tables.maps_table(item.map)
+                    log = mend(item)
+                except BadRecord as error:
+                    letters.append(error)
+                    continue
                 counts["logs"] += 1
-                cuts = [Cut(w, item, windows.split_of(item, 0.5)) for w in islice(windows.cut(item, 2.0, 3), DRAWN)]
-                maps = [raster.map_bev(index, item.lights, c.window.step, c.window.map_SE2_window) for c in cuts]
+                cuts = [Cut(w, log, windows.split_of(log, 0.5)) for w in windows.cut(log, 2.0, 3)][:DRAWN]
+                maps = [raster.map_bev(index, log.lights, c.window.step, c.window.map_SE2_window) for c in cuts]
                 images = [raster.agent_bev(c.window.agents) for c in cuts]
                 if cuts:
                     window_tables.windows_table(cuts, np.stack(maps), np.stack(images))
                     window_tables.agent_tokens_table(cuts)
-                window_tables.maps_table(item.map)
         except BadRecord as error:
             letters.append(error)
         except storage.StorageError as error:

@@ -164,11 +164,11 @@ class SliceJob:
             try:
                 item.tracks.validate()
                 self._use_map(item.map)
+                with self._clock("mend"):
+                    log = mend(item)
             except BadRecord as error:
                 self._bury(error, bad_logs=1)
                 continue
-            with self._clock("mend"):
-                log = mend(item)
             self.counts.update({f"repaired: {word}": int(where.sum()) for word, where in log.repairs.items()})
             yield log
 

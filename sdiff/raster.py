@@ -31,6 +31,8 @@ LINE_RADIUS_M = 0.3
 """A pixel belongs to a thin line when its centre is at most this far from it [m]."""
 STRAIGHT_M, STRAIGHT_RAD = 0.02, 0.015
 """Vertices that are less than this off a straight line, and turn it by less, are not seen: a tenth of a pixel."""
+LONGEST_RUN = 1000
+"""Of so many vertices one at least is kept on a straight line too: each is held against all left out before it."""
 LANE_WIDTH_M = {"vehicle": 3.5, "bus": 3.5, "bike": 1.8}
 """Widths where the source has none [m]. Lanes of other types (pedestrian) have no driving direction to paint."""
 LIGHT_VALUES = {"stop": -1.0, "caution": -0.5, "go": 1.0}
@@ -207,7 +209,7 @@ def _corners(xy_m: Floats, start: NDArray[np.int64]) -> NDArray[np.bool_]:
             ax, ay = xy_m[anchor]
             dx, dy = xy_m[end, 0] - ax, xy_m[end, 1] - ay
             length = math.hypot(dx, dy)
-            straight = length > 0
+            straight = length > 0 and end - anchor <= LONGEST_RUN
             for k in range(anchor, end):
                 if not straight:
                     break

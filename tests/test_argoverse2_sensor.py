@@ -132,6 +132,21 @@ def test_a_rider_and_what_he_rides_are_one_agent(tmp_path: Path) -> None:
     assert log.tracks.length_m[list(log.tracks.agent_id).index("man")] == pytest.approx(4.5)
 
 
+def test_of_many_riders_each_rides_his_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bicyclists five metres apart, bicycles beside them in another order, and motorcycles there too."""
+    n, steps = 20, 7
+    order = np.random.default_rng(0).permutation(n)
+    y_m = 5.0 * np.concatenate([np.arange(n), order, np.arange(n)])
+    y_m, x_m = np.repeat(y_m[:, None], steps, 1), np.zeros((3 * n, steps))
+    category = np.repeat(["BICYCLIST", "BICYCLE", "MOTORCYCLE"], n)
+    valid = np.ones((3 * n, steps), bool)
+    valid[:n, 0] = False  # 6 of 7 steps together: enough
+    valid[0, 1] = False  # 5 of 7 are not
+    monkeypatch.setattr(argoverse2_sensor, "PAIRED_AT_ONCE", 300)
+    found = argoverse2_sensor._ridden(x_m, y_m, valid, category)
+    assert sorted(found) == [(rider, n + int(np.flatnonzero(order == rider)[0])) for rider in range(1, n)]
+
+
 def test_a_lane_without_a_centerline_has_it_between_its_boundaries(tmp_path: Path) -> None:
     log, _ = read(write(tmp_path, annotations(CAR), poses(), street()))
     (lane,) = log.map.of_kind("lane_centerline")

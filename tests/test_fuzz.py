@@ -8,7 +8,8 @@ import pytest
 import sources
 from mutations import mutated
 
-from sdiff import logs, window_tables
+from sdiff import logs, raster, window_tables, windows
+from sdiff.logs import quality
 from sdiff.logs.driving_log import BadRecord, DrivingLog
 
 MUTATIONS = 100
@@ -33,6 +34,9 @@ def test_a_damaged_file_is_logs_or_bad_records(format: str, tmp_path: Path) -> N
                     if isinstance(item, DrivingLog):
                         item.validate()
                         window_tables.maps_table(item.map)
+                        raster.MapIndex.of(item.map)
+                        for _ in windows.cut(quality.mend(item), 2.0):
+                            pass
                     else:
                         letters.append(item)
             except BadRecord as error:

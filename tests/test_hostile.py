@@ -11,6 +11,7 @@ import tracemalloc
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -23,15 +24,18 @@ import pyarrow.parquet as pq
 import pytest
 import sources
 import test_argoverse2
+import test_argoverse2_sensor
 import test_commonroad
 import test_gpudrive
 import test_nuplan
 import test_scenarionet
 import test_waymo_motion
+from synthetic import driving_log, road_map
 
-from sdiff import ingestion, logs, tables
-from sdiff.logs import POSE_FIELDS, argoverse2, argoverse2_sensor, arrow_file, sumo
-from sdiff.logs.driving_log import FARTHEST_M, LONGEST_NAME, BadRecord, DrivingLog, plain_name
+from sdiff import ingestion, logs, raster, tables
+from sdiff.geometry import SE2
+from sdiff.logs import POSE_FIELDS, argoverse2, argoverse2_sensor, arrow_file, quality, sumo
+from sdiff.logs.driving_log import FARTHEST_M, LONGEST_NAME, BadRecord, DrivingLog, Lights, Tracks, plain_name
 
 MIB = 1 << 20
 
@@ -727,3 +731,80 @@ def test_xml_of_too_many_tags_is_refused_before_it_is_parsed(tmp_path: Path) -> 
     with memory_below(150 * MIB):
         good, (bad,) = read("commonroad", path)
     assert not good and "4000001 tags, expected at most" in bad.reason
+
+
+# Tracks that keep those busy who mend them
+
+
+def jumping(folder: Path, agents: int, steps: int) -> str:
+    """An Argoverse 2 scenario in which every agent jumps at every step: some KB."""
+    agent, step = np.repeat(np.arange(agents), steps), np.tile(np.arange(steps), agents)
+    columns = {
+        "track_id": pa.array(["AV", *map(str, range(1, agents))]).take(agent),
+        "object_type": pa.repeat("vehicle", len(agent)),
+        "timestep": step,
+        "position_x": np.where(step % 2, 50.0, 0.0),
+        **{name: np.zeros(len(agent)) for name in ("position_y", "heading", "velocity_x", "velocity_y")},
+        "start_timestamp": np.full(len(agent), 1e17),
+        **{name: pa.repeat("x", len(agent)) for name in ("scenario_id", "city")},
+    }
+    source = test_argoverse2.write(folder, {}, test_argoverse2.street())
+    pq.write_table(pa.table(columns), source)
+    return source
+
+
+def test_tracks_that_come_apart_without_end_cost_their_log_alone(tmp_path: Path) -> None:
+    source = jumping(tmp_path, agents=300, steps=300)
+    with memory_below(100 * MIB):
+        (log,), _ = read("argoverse2_motion", source)
+        with pytest.raises(BadRecord, match="300 become 89701, over 300 steps each: expected 8000000"):
+            quality.mend(log)
+    (letter,) = tables.read(str(ingest("argoverse2_motion", source, tmp_path / "out")), "dead_letters").to_pylist()
+    assert (letter["stage"], letter["record"]) == ("mend", log.log_id)
+    (log,), _ = read("argoverse2_motion", jumping(tmp_path, agents=30, steps=300))
+    assert len(quality.mend(log).tracks.agent_id) == 1 + 29 * 300
+
+
+def test_a_day_of_standing_and_turning_is_mended_in_memory_that_it_fills_itself() -> None:
+    """36,000 headings, each against each other, would be 10 GB."""
+    shape = (1, 36_000)
+    heading = np.random.default_rng(0).uniform(-3, 3, shape)
+    still = np.zeros(shape)
+    one = np.ones(1, np.float32)
+    valid = np.ones(shape, bool)
+    tracks = Tracks(np.array(["a"]), np.zeros(1, np.int8), one, one, still, still, heading, still, still, valid)
+    with memory_below(30 * MIB):
+        mended = quality.mend(replace(driving_log(), tracks=tracks, recorder=None))
+    assert len(np.unique(mended.tracks.heading_rad)) == 1
+
+
+# What is compared with each other
+
+
+def test_a_straight_line_of_any_number_of_vertices_is_a_few_segments() -> None:
+    road = road_map()
+    n = 200_000
+    lane = np.stack([np.linspace(-100.0, 100.0, n), np.full(n, -1.75)], 1)
+    fine = replace(road, xy_m=np.concatenate([lane, road.xy_m[3:]]), start=np.where(road.start, road.start + n - 3, 0))
+    index = raster.MapIndex.of(fine)
+    assert len(index.lanes.box_m) <= n / raster.LONGEST_RUN + 2
+    seen, expected = (raster.map_bev(map, Lights.none(1), 0, SE2(0.0, 0.0, 0.0)) for map in (fine, road))
+    np.testing.assert_array_equal(seen, expected)
+
+
+def test_more_riders_and_bicycles_than_can_be_compared_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some KB: each rider, and each bicycle, is there once; the log is long by another's track."""
+    monkeypatch.setattr(test_argoverse2_sensor, "STEPS", 150)
+    boxes = test_argoverse2_sensor.annotations({"bus": ("BUS", 10.0, 2.0)})
+    for category in ("BICYCLIST", "BICYCLE"):
+        for i in range(900):
+            row = {name: column[0] for name, column in boxes.items()} | {"track_uuid": f"{category}{i}"}
+            for name, value in (row | {"category": category}).items():
+                boxes[name].append(value)
+    poses, street = test_argoverse2_sensor.poses(), test_argoverse2_sensor.street()
+    source = test_argoverse2_sensor.write(tmp_path, boxes, poses, street)
+    with memory_below(50 * MIB):
+        good, (bad,) = read("argoverse2_sensor", source)
+    assert not good and bad.reason.startswith("900 riders and 900 things to ride are 121500000 pairs")

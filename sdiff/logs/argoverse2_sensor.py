@@ -35,6 +35,8 @@ RIDDEN = {"BICYCLIST": "BICYCLE", "MOTORCYCLIST": "MOTORCYCLE", "WHEELED_RIDER":
 """Riders, and what they ride: the source has a box for either."""
 RIDDEN_M, RIDDEN_SHARE = 1.0, 0.8
 """A thing is ridden where a rider's centre is this near to its own for this share of its steps."""
+MOST_PAIRED, PAIRED_AT_ONCE = 100_000_000, 1_000_000
+"""Riders times things they could ride times steps, in a log, and of these held in memory."""
 
 EGO_CATEGORY = "EGO_VEHICLE"
 EGO_ID = "AV"
@@ -236,13 +238,21 @@ def _rotate(q: Array, v: Array) -> Array:
 
 def _ridden(x_m: Array, y_m: Array, valid: NDArray[np.bool_], category: NDArray[np.str_]) -> list[tuple[int, int]]:
     """Pairs of a rider's track and the track of what is ridden: one agent with two boxes."""
+    steps = valid.shape[1]
+    kinds = [(np.flatnonzero(category == a), np.flatnonzero(category == b)) for a, b in RIDDEN.items()]
+    paired = sum(len(riders) * len(things) for riders, things in kinds) * steps
+    if paired > MOST_PAIRED:
+        raise BadRecord(
+            f"{sum(len(riders) for riders, _ in kinds)} riders and {sum(len(things) for _, things in kinds)} things "
+            f"to ride are {paired} pairs of boxes in {steps} steps, expected {MOST_PAIRED} at most"
+        )
     found = []
-    for rider in np.flatnonzero(np.isin(category, list(RIDDEN))):
-        for thing in np.flatnonzero(category == RIDDEN[str(category[rider])]):
-            near = np.hypot(x_m[rider] - x_m[thing], y_m[rider] - y_m[thing]) < RIDDEN_M
-            together = valid[rider] & valid[thing]
-            if (near & together).sum() >= RIDDEN_SHARE * valid[thing].sum():
-                found.append((int(rider), int(thing)))
+    for riders, things in kinds:
+        for some in np.array_split(riders, max(1, len(riders) * len(things) * steps // PAIRED_AT_ONCE)):
+            apart_m = np.hypot(x_m[some, None] - x_m[things], y_m[some, None] - y_m[things])
+            near = (apart_m < RIDDEN_M) & valid[some, None] & valid[things]
+            pairs = np.argwhere(near.sum(2) >= RIDDEN_SHARE * valid[things].sum(1))
+            found += [(int(some[rider]), int(things[thing])) for rider, thing in pairs]
     return found
 
 

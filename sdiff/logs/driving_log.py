@@ -42,8 +42,8 @@ def plain_name(value: object, longest: int = LONGEST_NAME + 1) -> str:
 class BadRecord(ValueError):
     """A file, log or track that cannot be used: goes to the dead letters, the rest of the job goes on.
 
-    stage: read, validate or cut. record: log, track or row; empty for the whole file. is_log: a whole log of a file of
-    many is lost, not a part of one.
+    stage: read, validate, mend or cut. record: log, track or row; empty for the whole file. is_log: a whole log of a
+    file of many is lost, not a part of one.
     """
 
     def __init__(self, reason: str, *, stage: str = "read", record: str = "", is_log: bool = False) -> None:
@@ -75,8 +75,8 @@ class Tracks:
     vy_mps: NDArray[np.float64]
     valid: NDArray[np.bool_]
 
-    def take(self, index: NDArray[Any]) -> "Tracks":
-        """The tracks at `index` (positions or a mask)."""
+    def take(self, index: NDArray[Any] | slice) -> "Tracks":
+        """The tracks at `index` (positions, a mask, or a slice: then views)."""
         return Tracks(**{f.name: getattr(self, f.name)[index] for f in fields(self)})
 
     def validate(self) -> None:
