@@ -5,6 +5,8 @@ import shlex
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from sdiff import storage
+
 if TYPE_CHECKING:
     from ray.job_submission import JobDetails, JobSubmissionClient
 
@@ -17,10 +19,12 @@ class JobError(ValueError):
 
 
 def submit(arguments: Sequence[str], address: str | None = None, job_id: str | None = None) -> dict[str, Any]:
-    """Start `sdiff generate` with `arguments` on the cluster; returns at once. Raises JobError.
+    """Start `sdiff generate` with `arguments` on the cluster; returns at once. Raises JobError, and StorageError for credentials.
 
     The cluster reads the job file and all URIs: they must lie where its head reaches them.
     """
+    for argument in arguments:  # the cluster shows them to all who may list its jobs
+        storage.refuse_secrets(argument)
     client = _client(address)
     # Where RAY_ADDRESS names the cluster, generate joins it; Ray sets it for a submitted job.
     entrypoint = f"sdiff generate {shlex.join(arguments)}"

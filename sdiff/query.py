@@ -132,7 +132,7 @@ def format_table(table: pa.Table, limit: int = 40) -> "Table":
         return shown
     for field in table.schema:
         number = pa.types.is_integer(field.type) or pa.types.is_floating(field.type) or pa.types.is_decimal(field.type)
-        shown.add_column(field.name, justify="right" if number else "left", overflow="fold")
+        shown.add_column(Text(field.name), justify="right" if number else "left", overflow="fold")
     for row in rows:
         shown.add_row(*map(Text, row))
     return shown

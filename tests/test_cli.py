@@ -158,6 +158,36 @@ def test_rows_and_plain_values_are_shown_for_people() -> None:
         assert text in shown
 
 
+def test_what_looks_like_markup_is_shown_as_it_is() -> None:
+    work = "return {'[/b]': [{'[red]': 'cut_in [/b]', 'at': ['a', 'b']}], 'output': ':car: [a, b]'}"
+    done = run_report(work, as_json=False)
+    assert done.returncode == 0, done.stderr
+    for text in ("[/b]", "[red]", "cut_in [/b]", "['a', 'b']", ":car: [a, b]"):
+        assert text in done.stdout
+
+
+def test_a_text_is_printed_raw_and_unwrapped() -> None:
+    line = "[/b] " + "x" * 500
+    done = run_report(f"from sdiff.cli import Shown; return Shown({{}}, {line!r} + chr(10))", as_json=False)
+    assert done.stdout == f"{line}\n"
+
+
+def test_a_secret_in_a_uri_is_refused_and_never_printed(tmp_path: Path) -> None:
+    secret = "wJalr/XUt+n=FEMI"
+    uri = f"s3://AKIAEXAMPLE:{secret}@bucket/x"
+    (tmp_path / "job.yaml").write_text(f"name: a\noutput: {uri}\ncount: 2\n")
+    windows = str(tmp_path / "none")
+    for call in (
+        ("query", "SELECT 1", "--data", uri, "--verbose"),
+        ("generate", str(tmp_path / "job.yaml"), "--windows", windows),
+        ("jobs", "submit", "--", "job.yaml", "--output", uri),
+    ):
+        done = sdiff(*call)
+        assert done.returncode == 1
+        assert "s3://...@bucket/x holds credentials" in done.stderr
+        assert secret not in done.stderr + done.stdout
+
+
 def test_an_error_nobody_foresaw_names_its_type_and_the_way_to_more() -> None:
     done = run_report("return {}['wheel']", as_json=False)
     assert done.returncode == 1

@@ -67,7 +67,7 @@ def test_a_job_is_submitted_followed_and_stopped(head: str, tmp_path: Path) -> N
         time.sleep(1)
     assert status["status"] == "FAILED"
     assert f"sdiff: cannot read {missing}" in status["last_line"], "generate's own message"
-    assert "none.yaml" in sdiff("logs", "first", *at).stdout.replace("\n", "")  # wrapped
+    assert "none.yaml" in sdiff("logs", "first", *at).stdout
     assert [job["job"] for job in json.loads(sdiff("list", *at, "--json").stdout)["jobs"]] == ["first"]
     assert json.loads(sdiff("cancel", "first", *at, "--json").stdout) == {"job": "first", "stopped": False}
     again = sdiff("submit", *at, "--name", "first", "--", missing)

@@ -148,6 +148,14 @@ def test_the_printed_table_is_readable(data_uri):
     assert "directive" in text and "0.3333" in text and "null" in text and "1 of 2 rows" in text
 
 
+def test_a_name_that_looks_like_markup_is_printed_as_it_is(data_uri):
+    from rich.console import Console
+
+    out = io.StringIO()
+    Console(file=out, width=100).print(query.format_table(query.run("SELECT '[/x]' AS \"[b]\"", data_uri)))
+    assert "[b]" in out.getvalue() and "[/x]" in out.getvalue()
+
+
 def test_a_wide_row_is_printed_on_its_side(data_uri):
     from rich.console import Console
 
