@@ -19,9 +19,10 @@ class JobError(ValueError):
 
 
 def submit(arguments: Sequence[str], address: str | None = None, job_id: str | None = None) -> dict[str, Any]:
-    """Start `sdiff generate` with `arguments` on the cluster; returns at once. Raises JobError, and StorageError for credentials.
+    """Start `sdiff generate` with `arguments` on the cluster; returns at once.
 
-    The cluster reads the job file and all URIs: they must lie where its head reaches them.
+    The cluster reads the job file and all URIs: they must lie where its head reaches them. Raises JobError, and
+    storage.StorageError for a URI that holds a secret.
     """
     for argument in arguments:  # the cluster shows them to all who may list its jobs
         storage.refuse_secrets(argument)

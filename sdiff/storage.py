@@ -95,6 +95,11 @@ def join(uri: str, *parts: str) -> str:
     return "/".join([uri.rstrip("/"), *parts])
 
 
+def file_name(name: str) -> str:
+    """The name without what would lead to another folder, or stand for something else there."""
+    return re.sub(r"[^\w.+-]+", "_", name)
+
+
 def table_uri(uri: str, table: str) -> str:
     """The folder of `table`, given that folder or its parent."""
     uri = uri.rstrip("/")
