@@ -1,5 +1,6 @@
 """Every stage on a real S3 server: signatures, permissions, and what a person is told."""
 
+import asyncio
 import json
 import os
 import subprocess
@@ -8,10 +9,13 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import ray
+import s3fs
+from botocore.exceptions import EndpointConnectionError
 from crossroads import load_stand_in, write_windows
 from flaky import FAULTS, flaky
 from object_store import ObjectStore
@@ -262,6 +266,27 @@ def test_a_store_that_fails_for_a_while_costs_time_and_nothing_else(
     assert s3.contents(f"{bucket}/hindered") == s3.contents(ingested)
     assert rows == [{"n": tables.read(ingested, "windows", ["window_id"]).num_rows}]
     assert problems == []
+
+
+def test_an_outage_ends_with_any_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    away = EndpointConnectionError(endpoint_url="http://store")
+    answers: list[Any] = [away, FileNotFoundError("no such object"), away, "here"]
+
+    async def answer(self: object, method: str, *args: object, **options: object) -> object:
+        if isinstance(found := answers.pop(0), Exception):
+            raise found
+        return found
+
+    monkeypatch.setattr(s3fs.S3FileSystem, "_call_s3", answer)
+    fs = PatientS3(skip_instance_cache=True, asynchronous=True, patience_s=0.5)
+
+    async def ask() -> Any:
+        with pytest.raises(FileNotFoundError):
+            await fs._call_s3("head_object")
+        await asyncio.sleep(0.6)  # nothing is asked for longer than an outage may last
+        return await fs._call_s3("get_object")
+
+    assert asyncio.run(ask()) == "here"
 
 
 def test_a_store_that_stays_away_ends_the_job_in_time_and_the_same_call_goes_on(
