@@ -28,8 +28,8 @@ def read(uri: str, where: str | None = None) -> Library:
     """
     if uri.endswith((".yaml", ".yml")):
         return _listed(storage.read_bytes(uri).decode("utf-8", "replace"), uri)
-    sql = f"SELECT name, directive FROM directives WHERE {where or 'true'} ORDER BY name"
-    rows = query.run(sql, uri).to_pylist()
+    sql = f"SELECT name, directive FROM directives WHERE {query.condition(where, 'library.where')} ORDER BY name"
+    rows = query.run(sql, uri, sealed=True).to_pylist()
     return {name: node for row in rows for name, node in _listed(row["directive"], f"{uri} {row['name']}").items()}
 
 
