@@ -106,6 +106,14 @@ def test_failed_work_ends_with_1_and_says_what_and_where(tmp_path: Path) -> None
     assert "Traceback" not in done.stderr
 
 
+def test_a_command_on_beam_says_its_own_things_alone(tmp_path: Path) -> None:
+    done = sdiff("mine", "--windows", str(tmp_path / "none"), "--output", str(tmp_path / "out"))
+    assert done.stderr == f"sdiff: no table windows at {tmp_path}/none/windows; run sdiff ingest first\n"
+    code = "import logging, pipelines; logging.warning('a real one'); logging.warning('apitools not found, and')"
+    other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert other.stderr == "WARNING:root:a real one\n"
+
+
 def test_a_wrong_query_names_the_views(letters: str) -> None:
     done = sdiff("query", "SELECT * FROM windows", "--data", letters)
     assert done.returncode == 1
