@@ -14,6 +14,10 @@ ADDRESS = "http://127.0.0.1:8265"
 """Where a head on this machine listens."""
 
 
+ANSWER_S = 15.0
+"""How long it may take to answer; Ray itself would wait for as long as the network does."""
+
+
 class JobError(ValueError):
     """A cluster that does not answer, or a job that it does not have: says which and what to do."""
 
@@ -68,16 +72,18 @@ def _address(address: str | None) -> str:
 
 
 def _client(address: str | None) -> "JobSubmissionClient":
+    import requests
     from ray.exceptions import AuthenticationError
     from ray.job_submission import JobSubmissionClient
 
     try:
+        requests.get(f"{_address(address).rstrip('/')}/api/version", timeout=ANSWER_S)
         return JobSubmissionClient(_address(address))
     except AuthenticationError as error:
         raise JobError(
             f"{_address(address)} does not accept this user; set RAY_AUTH_MODE=token and the cluster's RAY_AUTH_TOKEN"
         ) from error
-    except (ConnectionError, RuntimeError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         raise JobError(
             f"no Ray job server answers at {_address(address)}: {error}; give --address http://HEAD:8265 of a head "
             "that has ray[default]"
