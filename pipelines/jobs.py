@@ -1,6 +1,7 @@
 """Jobs on a Ray cluster, through Ray's own Jobs API: submitted, listed, followed, stopped."""
 
 import os
+import re
 import shlex
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,8 @@ ADDRESS = "http://127.0.0.1:8265"
 """Where a head on this machine listens."""
 
 
+_OF_RAY = re.compile(r"\*\*\* SIG|PC: @|\s*@ +0x|\[.*\] \w+\.cc:\d+: ")
+"""Lines in a job's log that Ray's core wrote, such as the stack of a process that is stopped."""
 ANSWER_S = 15.0
 """How long it may take to answer; Ray itself would wait for as long as the network does."""
 
@@ -49,7 +52,7 @@ def status(job: str, address: str | None = None) -> dict[str, Any]:
     """One job, with the last line that it said. Raises JobError."""
     client = _client(address)
     row = _row(_found(client, job, address))
-    said = [line for line in client.get_job_logs(job).splitlines() if line.strip()]
+    said = [line for line in client.get_job_logs(job).splitlines() if line.strip() and not _OF_RAY.match(line)]
     return {**row, "last_line": said[-1] if said else None}
 
 
