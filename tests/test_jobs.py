@@ -3,6 +3,7 @@
 import json
 import os
 import secrets
+import shutil
 import socket
 import subprocess
 import sys
@@ -68,6 +69,7 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         finally:
             ray.terminate()
             ray.wait(60)
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def submit(head: str, name: str, *arguments: str) -> dict[str, Any]:
