@@ -2,7 +2,7 @@
 
     PYTHONPATH=tests python benchmarks/kills.py --rounds 10 --output kills.jsonl
 
-Kills in turn the actor with the model, another worker process of Ray, the process of the command and the S3 server
+Kills in turn one actor with the model, both of them, the process of the command and the S3 server
 (tests/killing.py says how), runs the same command again where the first one ended, and compares every object with those
 of an undisturbed run. Exit status 1 where anything differs.
 """

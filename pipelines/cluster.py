@@ -4,22 +4,47 @@ import logging
 import os
 import time
 
+from pipelines.watch import every
+
 DATA_STEP_S = 0.05
 """At least so long lasts a step of Ray Data's scheduling loop."""
+SAY_EVERY_S = 5.0
+"""So often it is said that a cluster does not answer yet."""
+ATTEMPTS = 1
+"""To reach the named cluster. Within one Ray tries for 40 s; of itself it makes many, for minutes, without a word."""
+
+_log = logging.getLogger(__name__)
 
 
 def connect(cpus: int) -> None:
-    """Join the named cluster, or start Ray on this machine with `cpus` cores; nothing where Ray already runs."""
+    """Join the named cluster, or start Ray on this machine with `cpus` cores; nothing where Ray already runs.
+
+    Raises ConnectionError where the named cluster does not answer.
+    """
     # Ray's core says on stderr that actors could not restart if the driver died; then the job is run again anyway.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     import ray
 
     if ray.is_initialized():
         return
-    if "RAY_ADDRESS" in os.environ:  # its cores are its own: Ray refuses a count here
-        ray.init(logging_level=logging.ERROR, log_to_driver=False)
+    if address := os.environ.get("RAY_ADDRESS"):
+        _join(address)
     else:
         ray.init(num_cpus=cpus, include_dashboard=False, logging_level=logging.ERROR, log_to_driver=False)
+
+
+def _join(address: str) -> None:
+    import ray
+
+    os.environ.setdefault("RAY_gcs_server_port_wait_time_s", str(ATTEMPTS))  # counts attempts, whatever its name says
+    try:
+        with every(SAY_EVERY_S, lambda: _log.info("waiting for the Ray cluster at %s, as RAY_ADDRESS says", address)):
+            ray.init(logging_level=logging.ERROR, log_to_driver=False)  # its cores are its own: Ray refuses a count
+    except (ConnectionError, RuntimeError) as error:
+        raise ConnectionError(
+            f"no Ray cluster answers at {address}, which RAY_ADDRESS names ({error}); see that its head runs and can "
+            "be reached from here, or unset RAY_ADDRESS to work on this machine alone"
+        ) from error
 
 
 def quiet_data() -> None:

@@ -17,7 +17,10 @@ from pipelines import evaluate, generate, ingest, train
 from sdiff import data_card, query, stats, storage, view
 from sdiff.simulate import simulate
 
-EXAMPLES = Path(sdiff.__file__).parent.parent / "examples"
+PACKAGE = Path(sdiff.__file__).parent
+PLACES = (PACKAGE / "examples", PACKAGE.parent / "examples")
+"""Where job files lie: in the package that is installed, beside it in the repository."""
+EXAMPLES = next((folder for folder in PLACES if folder.is_dir()), PLACES[0])
 JOBS = {"free": 24, "bus_turns_right": 12, "cut_in": 12, "stopped_car": 12, "pedestrian": 12}
 """Job files of the demo, and how many scenarios of each."""
 

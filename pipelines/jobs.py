@@ -1,9 +1,12 @@
 """Jobs on a Ray cluster, through Ray's own Jobs API: submitted, listed, followed, stopped."""
 
 import os
+import re
 import shlex
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
+
+from sdiff import storage
 
 if TYPE_CHECKING:
     from ray.job_submission import JobDetails, JobSubmissionClient
@@ -12,15 +15,24 @@ ADDRESS = "http://127.0.0.1:8265"
 """Where a head on this machine listens."""
 
 
+_OF_RAY = re.compile(r"\*\*\* SIG|PC: @|\s*@ +0x|\[.*\] \w+\.cc:\d+: ")
+"""Lines in a job's log that Ray's core wrote, such as the stack of a process that is stopped."""
+ANSWER_S = 15.0
+"""How long it may take to answer; Ray itself would wait for as long as the network does."""
+
+
 class JobError(ValueError):
     """A cluster that does not answer, or a job that it does not have: says which and what to do."""
 
 
 def submit(arguments: Sequence[str], address: str | None = None, job_id: str | None = None) -> dict[str, Any]:
-    """Start `sdiff generate` with `arguments` on the cluster; returns at once. Raises JobError.
+    """Start `sdiff generate` with `arguments` on the cluster; returns at once.
 
-    The cluster reads the job file and all URIs: they must lie where its head reaches them.
+    The cluster reads the job file and all URIs: they must lie where its head reaches them. Raises JobError, and
+    storage.StorageError for a URI that holds a secret.
     """
+    for argument in arguments:  # the cluster shows them to all who may list its jobs
+        storage.refuse_secrets(argument)
     client = _client(address)
     # Where RAY_ADDRESS names the cluster, generate joins it; Ray sets it for a submitted job.
     entrypoint = f"sdiff generate {shlex.join(arguments)}"
@@ -40,7 +52,7 @@ def status(job: str, address: str | None = None) -> dict[str, Any]:
     """One job, with the last line that it said. Raises JobError."""
     client = _client(address)
     row = _row(_found(client, job, address))
-    said = [line for line in client.get_job_logs(job).splitlines() if line.strip()]
+    said = [line for line in client.get_job_logs(job).splitlines() if line.strip() and not _OF_RAY.match(line)]
     return {**row, "last_line": said[-1] if said else None}
 
 
@@ -63,16 +75,18 @@ def _address(address: str | None) -> str:
 
 
 def _client(address: str | None) -> "JobSubmissionClient":
+    import requests
     from ray.exceptions import AuthenticationError
     from ray.job_submission import JobSubmissionClient
 
     try:
+        requests.get(f"{_address(address).rstrip('/')}/api/version", timeout=ANSWER_S)
         return JobSubmissionClient(_address(address))
     except AuthenticationError as error:
         raise JobError(
             f"{_address(address)} does not accept this user; set RAY_AUTH_MODE=token and the cluster's RAY_AUTH_TOKEN"
         ) from error
-    except (ConnectionError, RuntimeError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         raise JobError(
             f"no Ray job server answers at {_address(address)}: {error}; give --address http://HEAD:8265 of a head "
             "that has ray[default]"

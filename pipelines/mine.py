@@ -16,7 +16,7 @@ from pipelines.runners import counters, expect_nothing_lost, finish, pipeline_op
 from sdiff import storage, tables
 from sdiff.directives.search import Maps
 from sdiff.interactions.detectors import KINDS_FOUND
-from sdiff.mining import MADE, SEVERE, map_objects, mine_object, object_name, versions
+from sdiff.mining import MADE, SEVERE, map_objects, mine_object, object_name, versions, write_plan
 
 _NAMESPACE = "mine"
 
@@ -66,6 +66,7 @@ def run(windows: str, output: str, *, workers: int = 1, beam_args: Sequence[str]
         raise tables.TableError(f"no table windows at {storage.table_uri(windows, 'windows')}; run sdiff ingest first")
     map_objects(windows)
     tables.claim(storage.join(output, "_mine", "options.json"), versions())
+    write_plan(output, objects)
     pipeline = beam.Pipeline(runner(options), options)
     _ = pipeline | beam.Create(objects, reshuffle=False) | MineWindows(windows, output)
     result = finish(pipeline)

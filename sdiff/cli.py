@@ -24,7 +24,7 @@ class Shown(NamedTuple):
     """A result that knows better than `show` how people want to see it. failure: why the exit status is 1, if it is."""
 
     result: Result
-    table: "RenderableType | None"
+    table: "RenderableType | None" = None  # a str is printed as it is
     failure: str = ""
 
 
@@ -81,9 +81,11 @@ def report(work: Work, *, as_json: bool, verbose: bool) -> int:
         except typer.BadParameter:
             raise
         except Exception as error:
+            from sdiff.storage import without_secrets
+
             if verbose:
-                traceback.print_exc()
-            print(f"sdiff: {_message(error)}", file=sys.stderr)
+                print(without_secrets(traceback.format_exc()), file=sys.stderr)
+            print(without_secrets(f"sdiff: {_message(error)}"), file=sys.stderr)
             return 1
         plain, table, failure = result if isinstance(result, Shown) else (result, None, "")
         if as_json:
@@ -91,10 +93,13 @@ def report(work: Work, *, as_json: bool, verbose: bool) -> int:
 
             options = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS | orjson.OPT_APPEND_NEWLINE
             stdout.write(orjson.dumps(plain, default=str, option=options).decode())
+        elif isinstance(table, str):
+            stdout.write(table)
         else:
             from rich.console import Console
 
-            Console(file=stdout).print(table or _tables(plain))
+            # What people name may look like markup: "[a, b]" would vanish, and "[/b]" end the command.
+            Console(file=stdout, markup=False, emoji=False).print(_tables(plain) if table is None else table)
         if failure:
             print(f"sdiff: {failure}", file=sys.stderr)
     return 1 if failure else 0

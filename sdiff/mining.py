@@ -1,5 +1,6 @@
 """One object of the table windows to one object each of interactions and directives."""
 
+import json
 import logging
 from collections import Counter
 from typing import Any
@@ -19,7 +20,9 @@ from sdiff.interactions.detectors import Moment, find
 from sdiff.scene import STEPS_PAST
 
 MADE = ("directives", "interactions")
-"""Tables that are written, the last one when the others are there: its object says that the work is done."""
+"""Tables that are written. The work on an object of windows is done where each has its object."""
+PLAN = ".plan.json"
+"""Suffix of what a run leaves beside its claim: the names of all objects that each table has when the run is done."""
 
 LENT = ("window_id", "log_id", "map_id", "dataset", "region", "license", "split")
 READ = (*LENT, "t0_us", "origin_x_m", "origin_y_m", "origin_heading_rad", "agents", "lights")
@@ -59,6 +62,20 @@ def object_name(windows_object: str) -> str:
     return tables.fingerprint({"windows": windows_object.rsplit("/", 1)[-1], **versions()})
 
 
+def write_plan(output: str, windows_objects: list[str]) -> None:
+    """Say which objects a run over those of windows makes, before the first: so it is known when one is lost."""
+    names = sorted(map(object_name, windows_objects))
+    target = storage.join(output, "_mine", f"{tables.fingerprint(names)}{PLAN}")
+    if not storage.exists(target):
+        storage.write_bytes(target, json.dumps(names, indent=1).encode())
+
+
+def planned(output: str) -> set[str]:
+    """Names of the objects that each table of `MADE` has once all runs into `output` are done."""
+    plans = storage.objects(storage.join(output, "_mine"), PLAN)
+    return {f"{name}.parquet" for plan in plans for name in json.loads(storage.read_bytes(plan))}
+
+
 def mine_object(windows_object: str, output: str, maps: Maps, objects: dict[str, str]) -> Counter[str]:
     """Write what an object of windows holds, unless it is there; returns counts.
 
@@ -66,9 +83,9 @@ def mine_object(windows_object: str, output: str, maps: Maps, objects: dict[str,
     map is not in the table.
     """
     name = object_name(windows_object)
-    done = storage.join(output, MADE[-1], f"{name}.parquet")
-    if storage.exists(done):
-        return Counter({"objects_done_before": 1}) + _counts(_read(done, None).to_pylist(), 0)
+    made_before = {table: storage.join(output, table, f"{name}.parquet") for table in MADE}
+    if all(map(storage.exists, made_before.values())):
+        return Counter({"objects_done_before": 1}) + _counts(_read(made_before["interactions"], None).to_pylist(), 0)
     rows = _read(windows_object, list(READ))
     found: dict[str, list[Row]] = {table: [] for table in MADE}
     windows = zip(rows.drop_columns(["agents"]).to_pylist(), agents_from_arrow(rows["agents"]), strict=True)

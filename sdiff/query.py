@@ -31,14 +31,21 @@ class QueryError(ValueError):
     """A query that cannot be run: says why and which views there are."""
 
 
-def connect(data_uri: str) -> duckdb.DuckDBPyConnection:
+def connect(data_uri: str, *, sealed: bool = False) -> duckdb.DuckDBPyConnection:
     """A DuckDB connection with one view per table found at `data_uri`, a folder of tables on any fsspec URI.
 
     Views: windows, agent_tokens, maps, scenarios, jobs, dead_letters; `agents` (one row per agent of a scenario at t0)
-    and `window_agents` (the same of a window). Raises QueryError where there is no table at all.
+    and `window_agents` (the same of a window). sealed: it reaches nothing outside that folder, whatever a condition
+    asks. Raises QueryError where there is no table at all.
     """
     parent = parent_uri(data_uri)
-    con = _connection(storage.snapshot(parent, schemas.TABLES))
+    fs = storage.snapshot(parent, schemas.TABLES)
+    con = _connection(fs)
+    if sealed:
+        folder = storage.absolute(parent) if storage.is_local(fs) else parent
+        con.execute(f"SET allowed_directories = [{_quoted(folder)}]")
+        con.execute("SET enable_external_access = false")
+        con.execute("SET lock_configuration = true")
     for name in schemas.TABLES:
         if found := storage.objects(storage.join(parent, name)):
             _add_view(con, name, found)
@@ -87,15 +94,35 @@ def _add_view(con: duckdb.DuckDBPyConnection, name: str, objects: list[str]) -> 
     con.read_parquet(files, union_by_name=True).create_view(name)
 
 
+def condition(text: str | None, said_by: str) -> str:
+    """A person's condition as SQL that stands after WHERE; `true` where there is none. said_by: the option's name.
+
+    Raises QueryError for what is not one expression: SQL that ends the condition and goes on could do anything.
+    """
+    if not text:
+        return "true"
+    try:
+        for opened, closed in ("()", "[]"):  # what closes the one and goes on fits not into the other
+            duckdb.SQLExpression(f"{opened}{text}\n{closed}")
+    except duckdb.Error as error:
+        reason = str(error).splitlines()[0]
+        raise QueryError(f"{said_by}: {text!r}: {reason}; expected one SQL condition, such as region = 'x'") from error
+    return f"({text}\n)"  # a comment at its end ends with the line
+
+
+def _quoted(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
+
+
 def parent_uri(data_uri: str) -> str:
     """The folder of tables at `data_uri`, given that folder or one of its tables."""
     parent, last = data_uri.rstrip("/"), data_uri.rstrip("/").rsplit("/", 1)[-1]
     return parent.rsplit("/", 1)[0] if last in schemas.TABLES and storage.objects(parent) else parent
 
 
-def run(sql: str, data_uri: str) -> pa.Table:
-    """The result of one SQL statement over the tables at `data_uri`. Raises QueryError."""
-    with connect(data_uri) as con:
+def run(sql: str, data_uri: str, *, sealed: bool = False) -> pa.Table:
+    """The result of one SQL statement over the tables at `data_uri`; sealed: see `connect`. Raises QueryError."""
+    with connect(data_uri, sealed=sealed) as con:
         try:
             result = con.sql(sql)
             return pa.table({}) if result is None else result.to_arrow_table()
@@ -132,7 +159,7 @@ def format_table(table: pa.Table, limit: int = 40) -> "Table":
         return shown
     for field in table.schema:
         number = pa.types.is_integer(field.type) or pa.types.is_floating(field.type) or pa.types.is_decimal(field.type)
-        shown.add_column(field.name, justify="right" if number else "left", overflow="fold")
+        shown.add_column(Text(field.name), justify="right" if number else "left", overflow="fold")
     for row in rows:
         shown.add_row(*map(Text, row))
     return shown

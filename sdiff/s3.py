@@ -54,6 +54,7 @@ class PatientS3(s3fs.S3FileSystem):
                 raise PermissionError(f"no credentials for S3: {error}") from error
             except Exception as error:
                 if not _passes(error):
+                    self._away_since = None  # an answer, too
                     raise
                 now = time.monotonic()
                 if self._away_since is None:

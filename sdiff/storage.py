@@ -16,7 +16,8 @@ import fsspec
 for protocol in ("s3", "s3a"):
     fsspec.register_implementation(protocol, "sdiff.s3.PatientS3", clobber=True)
 
-_SECRET = re.compile(r"(?<=//)[^/@]*:[^/@]*@")
+_SECRET = re.compile(r"(?<=//)(?:(?<=s3://)|(?<=s3a://)|(?![^/@:\s]*:\d{1,5}/))[^/@:\s]*:(?!:)[^\s'\"]*@")
+"""A name and a secret before the host. Secrets hold slashes, AWS's every second one; a port elsewhere is no secret."""
 
 
 class StorageError(OSError):
@@ -46,13 +47,23 @@ def _remedy(error: Exception, what: str) -> str:
     return f"check that it exists and that you may {what} there"
 
 
-def filesystem(uri: str) -> tuple[Any, str]:
-    """The fsspec filesystem of `uri` and the path within it. Raises StorageError for a URI that holds a secret."""
-    if _SECRET.search(uri):
+def without_secrets(text: str) -> str:
+    """The text with `...` for the credentials of every URI in it."""
+    return _SECRET.sub("...@", text)
+
+
+def refuse_secrets(text: str) -> None:
+    """Raises StorageError for a URI, or a text with one, that holds credentials."""
+    if (shown := without_secrets(text)) != text:
         raise StorageError(
-            f"{_SECRET.sub('...@', uri)} holds credentials; a URI goes into logs and messages: take them out, and give "
+            f"{shown} holds credentials; a URI goes into logs and messages: take them out, and give "
             "them by environment or configuration, as docs/object-storage.md says"
         )
+
+
+def filesystem(uri: str) -> tuple[Any, str]:
+    """The fsspec filesystem of `uri` and the path within it. Raises StorageError for a URI that holds a secret."""
+    refuse_secrets(uri)
     fs, path = fsspec.core.url_to_fs(uri)
     return fs, path.rstrip("/") or "/"
 
@@ -82,6 +93,11 @@ def absolute(uri: str) -> str:
 def join(uri: str, *parts: str) -> str:
     """`uri` extended by `parts`."""
     return "/".join([uri.rstrip("/"), *parts])
+
+
+def file_name(name: str) -> str:
+    """The name without what would lead to another folder, or stand for something else there."""
+    return re.sub(r"[^\w.+-]+", "_", name)
 
 
 def table_uri(uri: str, table: str) -> str:

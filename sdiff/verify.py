@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 import schemas
-from sdiff import storage, tables
+from sdiff import mining, storage, tables
 from sdiff.ingestion import DONE
 
 AT_ONCE = 4
@@ -21,6 +21,7 @@ SUFFIX = ".parquet"
 
 AGAIN_GENERATE = "run the same sdiff generate command again"
 AGAIN_INGEST = "run the same sdiff ingest command again"
+AGAIN_MINE = "run the same sdiff mine command again"
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,8 @@ def verify(uri: str) -> list[TableReport]:
     """A report on every table at `uri`, the parent of tables; every object is read in full.
 
     Of `scenarios` every unit of every plan in `jobs` has to be there, of `maps` every bare map that lent places,
-    and of `windows`, `agent_tokens` every object of every finished slice of ingest. An object that nothing names is a
+    of `windows`, `agent_tokens` every object of every finished slice of ingest, and of `interactions`, `directives` one
+    for every object of windows that mine was run over. An object that nothing names is a
     problem, as is one that is damaged, of another schema, or of another number of rows than was counted when it was
     made. Raises tables.TableError where there is no table, storage.StorageError where a place cannot be listed.
     """
@@ -89,9 +91,19 @@ def verify(uri: str) -> list[TableReport]:
 
 
 _FOREIGN = {
-    "scenarios": ("no plan in table jobs names it", "delete it, or restore its plan"),
-    "windows": ("no finished slice names it", f"{AGAIN_INGEST}, or delete it"),
-    "agent_tokens": ("no finished slice names it", f"{AGAIN_INGEST}, or delete it"),
+    "scenarios": (
+        "no plan in table jobs names it",
+        "run the sdiff generate command that made it again, which writes a lost plan anew; delete it only if no such "
+        "command is known",
+    ),
+    **dict.fromkeys(
+        ("windows", "agent_tokens"),
+        ("no finished slice names it", f"{AGAIN_INGEST}; delete it only if that does not name it either"),
+    ),
+    **dict.fromkeys(
+        mining.MADE,
+        ("no run of mine names it", f"{AGAIN_MINE}; delete it only if that does not name it either"),
+    ),
 }
 
 
@@ -115,7 +127,11 @@ def _expected(uri: str, found: dict[str, list[str]], reports: dict[str, TableRep
             continue  # reported with the table jobs
         if plan and name != f"{plan[0]['job_id']}{SUFFIX}":
             reports["jobs"].problems.append(
-                Problem(f"jobs/{name}", f"holds the plan of job {plan[0]['job_id']}", "delete it")
+                Problem(
+                    f"jobs/{name}",
+                    f"holds the plan of job {plan[0]['job_id']}",
+                    f"name it {plan[0]['job_id']}{SUFFIX}, or delete it where that is there",
+                )
             )
         for unit in plan:
             expected["scenarios"][f"{unit['unit_id']}{SUFFIX}"] = Expected(
@@ -130,6 +146,8 @@ def _expected(uri: str, found: dict[str, list[str]], reports: dict[str, TableRep
             names = (f"{unit}-{i:05d}{SUFFIX}" for i in range(counts.get("objects", 0)))
             remedy = f"delete _ingest/{unit}{DONE}, which says that it is done, and {AGAIN_INGEST}"
             expected.setdefault(table, {}).update({n: Expected(None, remedy) for n in names})
+    if mined := mining.planned(uri):
+        expected |= {table: dict.fromkeys(mined, Expected(None, AGAIN_MINE)) for table in mining.MADE}
     return expected
 
 

@@ -17,10 +17,14 @@ from object_store import ObjectStore
 from pipelines import generate
 from sdiff import storage
 
-VICTIMS = ("actor", "worker", "driver", "server")
-"""The actor that holds the model, any other worker process of Ray, the process of the command, the S3 server."""
-AGENTS = ("ray::DashboardAgent", "ray::RuntimeEnvAgent")
-"""Processes that are a part of Ray's node, which ends with them."""
+VICTIMS = ("actor", "actors", "driver", "server")
+"""One of the two actors that hold the model, both at once, the process of the command, the S3 server.
+
+No other worker of Ray works for the job: what else runs are Ray's own, which count and idle, and its node.
+"""
+ACTORS = 2
+WORKS = "MapWorker"
+"""In the name of a process that holds the model."""
 SAMPLE_S = 0.8
 LONGEST_S = 300
 
@@ -54,7 +58,7 @@ class Outcome:
 
 def run(job_file: str, windows: str, output: str) -> dict[str, Any]:
     """The job, undisturbed."""
-    return generate.run(job_file, windows=windows, output=output, actors=1, device="cpu", load_model=load_slow)
+    return generate.run(job_file, windows=windows, output=output, actors=ACTORS, device="cpu", load_model=load_slow)
 
 
 def survive(victim: str, seed: int, job_file: str, windows: str, output: str, store: ObjectStore) -> Outcome:
@@ -92,18 +96,20 @@ def survive(victim: str, seed: int, job_file: str, windows: str, output: str, st
 
 
 def _kill(victim: str, job: "subprocess.Popen[bytes]", store: ObjectStore, chance: random.Random) -> str:
-    """Returns the name of the process that was killed."""
+    """Returns the names of the processes that were killed."""
     if victim == "driver":
         os.killpg(job.pid, signal.SIGKILL)
         return "driver"
     if victim == "server":
         store.kill()
         return "weed"
-    workers = _workers()
-    pids = sorted(pid for pid, name in workers.items() if ("MapWorker" in name) == (victim == "actor"))
-    pid = chance.choice(pids)
-    os.kill(pid, signal.SIGKILL)
-    return workers[pid]
+    workers = {pid: name for pid, name in sorted(_workers().items()) if WORKS in name}
+    if len(workers) != ACTORS:
+        raise RuntimeError(f"found {workers} to kill, expected {ACTORS} processes named {WORKS}")
+    pids = list(workers) if victim == "actors" else [chance.choice(list(workers))]
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
+    return ", ".join(workers[pid] for pid in pids)
 
 
 def _workers() -> dict[int, str]:
@@ -113,9 +119,7 @@ def _workers() -> dict[int, str]:
     ours = {os.getpid()}
     for _ in range(3):  # this process, the node, its workers
         ours |= {pid for pid, parent, _ in rows if parent in ours}
-    return {
-        p: name.strip() for p, _, name in rows if p in ours and name.startswith("ray::") and not name.startswith(AGENTS)
-    }
+    return {p: name.strip() for p, _, name in rows if p in ours and name.startswith("ray::")}
 
 
 def _units(output: str) -> int:
@@ -127,5 +131,5 @@ if __name__ == "__main__":
     import killing
 
     generate.run(
-        sys.argv[1], windows=sys.argv[2], output=sys.argv[3], actors=1, device="cpu", load_model=killing.load_slow
+        sys.argv[1], windows=sys.argv[2], output=sys.argv[3], actors=ACTORS, device="cpu", load_model=killing.load_slow
     )

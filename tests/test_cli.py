@@ -119,6 +119,14 @@ def test_an_ingest_of_bad_logs_reports_what_became_of_them_and_ends_with_1(tmp_p
     assert "dead_letters_by_reason" in sdiff(*call).stdout
 
 
+def test_a_command_on_beam_says_its_own_things_alone(tmp_path: Path) -> None:
+    done = sdiff("mine", "--windows", str(tmp_path / "none"), "--output", str(tmp_path / "out"))
+    assert done.stderr == f"sdiff: no table windows at {tmp_path}/none/windows; run sdiff ingest first\n"
+    code = "import logging, pipelines; logging.warning('a real one'); logging.warning('apitools not found, and')"
+    other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert other.stderr == "WARNING:root:a real one\n"
+
+
 def test_a_wrong_query_names_the_views(letters: str) -> None:
     done = sdiff("query", "SELECT * FROM windows", "--data", letters)
     assert done.returncode == 1
@@ -169,6 +177,36 @@ def test_rows_and_plain_values_are_shown_for_people() -> None:
     shown = run_report(work, as_json=False).stdout
     for text in ("kinds", "car", "4", "bus", "steps", "read", "0.1235", "7"):
         assert text in shown
+
+
+def test_what_looks_like_markup_is_shown_as_it_is() -> None:
+    work = "return {'[/b]': [{'[red]': 'cut_in [/b]', 'at': ['a', 'b']}], 'output': ':car: [a, b]'}"
+    done = run_report(work, as_json=False)
+    assert done.returncode == 0, done.stderr
+    for text in ("[/b]", "[red]", "cut_in [/b]", "['a', 'b']", ":car: [a, b]"):
+        assert text in done.stdout
+
+
+def test_a_text_is_printed_raw_and_unwrapped() -> None:
+    line = "[/b] " + "x" * 500
+    done = run_report(f"from sdiff.cli import Shown; return Shown({{}}, {line!r} + chr(10))", as_json=False)
+    assert done.stdout == f"{line}\n"
+
+
+def test_a_secret_in_a_uri_is_refused_and_never_printed(tmp_path: Path) -> None:
+    secret = "wJalr/XUt+n=FEMI"
+    uri = f"s3://AKIAEXAMPLE:{secret}@bucket/x"
+    (tmp_path / "job.yaml").write_text(f"name: a\noutput: {uri}\ncount: 2\n")
+    windows = str(tmp_path / "none")
+    for call in (
+        ("query", "SELECT 1", "--data", uri, "--verbose"),
+        ("generate", str(tmp_path / "job.yaml"), "--windows", windows),
+        ("jobs", "submit", "--", "job.yaml", "--output", uri),
+    ):
+        done = sdiff(*call)
+        assert done.returncode == 1
+        assert "s3://...@bucket/x holds credentials" in done.stderr
+        assert secret not in done.stderr + done.stdout
 
 
 def test_an_error_nobody_foresaw_names_its_type_and_the_way_to_more() -> None:

@@ -288,6 +288,15 @@ def test_a_limit_is_spread_over_the_table_and_any_uri_serves(data):
     assert [n for n in names if n.startswith("sd_")] == ["sd_sdiff_scenario0.pkl", "sd_sdiff_scenario2.pkl"]
 
 
+def test_a_name_leads_to_no_other_folder(data, tmp_path):
+    ids = pa.array(["../../../escaped/x-0", "/etc/x-1", "cut in-2"])
+    tables.write(rows([one_of_each()] * 3, scenario_id=ids), "scenarios", data, "a")
+    _, scenarios = exported(data, tmp_path / "out")
+    assert [s["id"] for s in scenarios] == ids.to_pylist()
+    there = sorted(str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*x-*"))
+    assert there == ["out/sd_sdiff_.._.._.._escaped_x-0.pkl", "out/sd_sdiff__etc_x-1.pkl"]
+
+
 def test_the_command_prints_its_counts(data, tmp_path):
     program = [sys.executable, "-c", "from sdiff.cli import main; main()", "export", "--scenarios", data]
     call = [*program, "--to", "scenarionet", "--output", str(tmp_path / "out"), "--json"]

@@ -3,14 +3,31 @@
 import json
 import os
 import secrets
+import shutil
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from crossroads import write_windows
+
+from sdiff import storage, tables, verify
+
+PORTS = (
+    *("port", "dashboard-agent-listen-port", "dashboard-agent-grpc-port", "runtime-env-agent-port"),
+    *("metrics-export-port", "ray-client-server-port", "node-manager-port", "object-manager-port"),
+)
+JOB = """
+sampler: {steps: 2, rules: false}
+accept: {collision: true, off_road: true, impossible_motion: true, unfulfilled: true}
+scenarios_per_unit: 2
+batch: 2
+resources: {actors: 1}
+"""
 
 
 def sdiff(*args: str) -> subprocess.CompletedProcess[str]:
@@ -32,10 +49,13 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with pytest.MonkeyPatch.context() as patch:
         # Of ours, not the program of that name that compares files side by side.
         patch.setenv("PATH", os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
+        patch.setenv("RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S", "0")  # nobody waits for what it serves
         patch.setenv("RAY_AUTH_MODE", "token")
         patch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32))
         start = "from ray.scripts.scripts import main; main()"
-        options = (f"--port={free_port()}", f"--dashboard-port={port}", f"--temp-dir={folder}", "--num-cpus=1")
+        # Of our own, too: all that a head opens at a port that another head on this machine may have.
+        options = (f"--dashboard-port={port}", *(f"--{name}={free_port()}" for name in PORTS))
+        options = (*options, f"--temp-dir={folder}", "--num-cpus=2")
         memory = "--object-store-memory=100000000"
         command = [sys.executable, "-c", start, "start", "--head", "--block", "--disable-usage-stats", memory, *options]
         ray = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -49,26 +69,72 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         finally:
             ray.terminate()
             ray.wait(60)
+            shutil.rmtree(folder, ignore_errors=True)
 
 
-def test_a_job_is_submitted_followed_and_stopped(head: str, tmp_path: Path) -> None:
-    at = ("--address", head)
-    missing = str(tmp_path / "none.yaml")
-    submit = ("submit", *at, "--name", "first", "--json", "--", missing, "--count", "3")
+def submit(head: str, name: str, *arguments: str) -> dict[str, Any]:
+    """What the command answers."""
     deadline = time.monotonic() + 300
-    while "No available agent" in (done := sdiff(*submit)).stderr:  # the head answers before its node can work
+    call = ("submit", "--address", head, "--name", name, "--json", "--", *arguments)
+    while "No available agent" in (done := sdiff(*call)).stderr:  # the head answers before its node can work
         assert time.monotonic() < deadline
         time.sleep(1)
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["entrypoint"] == f"sdiff generate {missing} --count 3"
+    answer: dict[str, Any] = json.loads(done.stdout)
+    return answer
+
+
+def ended(head: str, name: str) -> dict[str, Any]:
+    """The job's status once it is no more at work."""
     deadline = time.monotonic() + 240
-    while (status := json.loads(sdiff("status", "first", *at, "--json").stdout))["status"] in ("PENDING", "RUNNING"):
+    while True:
+        status: dict[str, Any] = json.loads(sdiff("status", name, "--address", head, "--json").stdout)
+        if status["status"] not in ("PENDING", "RUNNING"):
+            return status
         assert time.monotonic() < deadline, status
         time.sleep(1)
+
+
+@pytest.fixture(scope="module")
+def job(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
+    """Arguments of generate for a small job on a made-up crossroads, whose two scenarios take a moment."""
+    folder = tmp_path_factory.mktemp("job")
+    (folder / "job.yaml").write_text(JOB)
+    return str(folder / "job.yaml"), "--windows", write_windows(folder / "crossing"), "--device", "cpu"
+
+
+def test_a_job_makes_on_the_cluster_what_was_asked_for(head: str, job: tuple[str, ...], tmp_path: Path) -> None:
+    made = str(tmp_path / "made")
+    submit(head, "small", *job, "--count", "2", "--output", made)
+    status = ended(head, "small")
+    assert status["status"] == "SUCCEEDED", sdiff("logs", "small", "--address", head).stdout
+    assert tables.read(made, "scenarios", ["scenario_id"]).num_rows == 2
+
+
+def test_a_job_at_work_is_cancelled_and_what_it_made_stays(head: str, job: tuple[str, ...], tmp_path: Path) -> None:
+    made = str(tmp_path / "made")
+    submit(head, "long", *job, "--count", "10000", "--output", made)
+    deadline = time.monotonic() + 240
+    while not storage.objects(f"{made}/scenarios"):
+        assert time.monotonic() < deadline, sdiff("logs", "long", "--address", head).stdout
+        time.sleep(0.5)
+    assert json.loads(sdiff("cancel", "long", "--address", head, "--json").stdout) == {"job": "long", "stopped": True}
+    status = ended(head, "long")
+    assert status["status"] == "STOPPED"
+    assert "of 5000 units" in status["last_line"], "generate's own last word, not the stack of what was stopped"
+    found = {problem.found for report in verify.verify(made) for problem in report.problems}
+    assert found == {"is missing"}, "none is damaged"
+
+
+def test_a_job_that_fails_says_why(head: str, tmp_path: Path) -> None:
+    at = ("--address", head)
+    missing = str(tmp_path / "none.yaml")
+    assert submit(head, "first", missing, "--count", "3")["entrypoint"] == f"sdiff generate {missing} --count 3"
+    status = ended(head, "first")
     assert status["status"] == "FAILED"
     assert f"sdiff: cannot read {missing}" in status["last_line"], "generate's own message"
-    assert "none.yaml" in sdiff("logs", "first", *at).stdout.replace("\n", "")  # wrapped
-    assert [job["job"] for job in json.loads(sdiff("list", *at, "--json").stdout)["jobs"]] == ["first"]
+    assert "none.yaml" in sdiff("logs", "first", *at).stdout
+    assert json.loads(sdiff("list", *at, "--json").stdout)["jobs"][0]["job"] == "first", "the latest"
     assert json.loads(sdiff("cancel", "first", *at, "--json").stdout) == {"job": "first", "stopped": False}
     again = sdiff("submit", *at, "--name", "first", "--", missing)
     assert again.returncode == 1 and "first" in again.stderr

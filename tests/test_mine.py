@@ -9,7 +9,7 @@ from crossroads import crossroads
 from synthetic import driving_log
 
 from pipelines import mine
-from sdiff import mining, raster, storage, tables, window_tables
+from sdiff import mining, raster, storage, tables, verify, window_tables
 from sdiff.directives.job import parse, read
 from sdiff.logs.driving_log import DrivingLog, Tracks
 from sdiff.view import render_interactions
@@ -57,6 +57,26 @@ def windows(tmp_path: Path) -> Path:
     return tmp_path / "in"
 
 
+def problems(out: str) -> list[verify.Problem]:
+    return [problem for report in verify.verify(out) for problem in report.problems]
+
+
+def test_damage_to_what_was_mined_is_named_and_healed(windows: Path, tmp_path: Path) -> None:
+    mine.run(str(windows), str(tmp_path / "out"))
+    victim = sorted((tmp_path / "out" / "directives").iterdir())[0]
+    whole = victim.read_bytes()
+    victim.write_bytes(whole[:-9])
+    stray = victim.with_name("stray.parquet")
+    stray.write_bytes(whole)
+    found = {p.object: p.found for p in problems(str(tmp_path / "out"))}
+    assert set(found) == {f"directives/{victim.name}", "directives/stray.parquet"}
+    assert found["directives/stray.parquet"] == "no run of mine names it"
+    victim.unlink()
+    stray.unlink()
+    mine.run(str(windows), str(tmp_path / "out"))
+    assert victim.read_bytes() == whole and problems(str(tmp_path / "out")) == []
+
+
 def test_what_is_found_is_written_once_and_more_windows_add_to_it(windows: Path, tmp_path: Path) -> None:
     out = str(tmp_path / "out")
     first = mine.run(str(windows), out)
@@ -72,11 +92,17 @@ def test_what_is_found_is_written_once_and_more_windows_add_to_it(windows: Path,
     (page,) = render_interactions(out, str(windows), output=str(tmp_path / "pages"), per_kind=2)
     assert page.endswith("hard_braking_leader.png") and storage.size(page) > 10_000
     before = {uri: storage.read_bytes(uri) for name in mining.MADE for uri in storage.objects(f"{out}/{name}")}
-    storage.filesystem(out)[0].rm(next(uri for uri in before if "/interactions/" in uri).removeprefix("file://"))
-    again = mine.run(str(windows), out)
-    assert (again["objects"], again["objects_done_before"]) == (1, 1)
-    assert again["by_kind"] == first["by_kind"]
-    assert {uri: storage.read_bytes(uri) for uri in before} == before
+    for table in mining.MADE:
+        lost = next(uri for uri in before if f"/{table}/" in uri)
+        Path(lost.removeprefix("file://")).unlink()
+        (problem,) = problems(out)
+        assert (problem.object, problem.found) == (f"{table}/{lost.rsplit('/', 1)[-1]}", "is missing")
+        assert "sdiff mine" in problem.remedy
+        again = mine.run(str(windows), out)
+        assert (again["objects"], again["objects_done_before"]) == (1, 1)
+        assert again["by_kind"] == first["by_kind"]
+        assert {uri: storage.read_bytes(uri) for uri in before} == before
+        assert problems(out) == []
     write(windows, 2)
     assert mine.run(str(windows), out)["objects"] == 1
     assert {uri: storage.read_bytes(uri) for uri in before} == before

@@ -1,5 +1,7 @@
 """Every stage on a real S3 server: signatures, permissions, and what a person is told."""
 
+import asyncio
+import functools
 import json
 import os
 import subprocess
@@ -8,11 +10,14 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import ray
-from crossroads import load_stand_in, write_windows
+import s3fs
+from botocore.exceptions import EndpointConnectionError
+from crossroads import TokensDriveOn, load_stand_in, write_windows
 from flaky import FAULTS, flaky
 from object_store import ObjectStore
 from synthetic import driving_log, gpudrive_json
@@ -58,10 +63,10 @@ def windows(bucket: str, tmp_path_factory: pytest.TempPathFactory) -> str:
     return f"{bucket}/crossing"
 
 
-def make(windows: str, output: str) -> dict[str, object]:
+def make(windows: str, output: str, load_model: Any = load_stand_in) -> dict[str, object]:
     storage.write_bytes(f"{output}/job.yaml", JOB.encode())
     return generate.run(
-        f"{output}/job.yaml", windows=windows, output=output, actors=1, device="cpu", load_model=load_stand_in
+        f"{output}/job.yaml", windows=windows, output=output, actors=1, device="cpu", load_model=load_model
     )
 
 
@@ -262,6 +267,51 @@ def test_a_store_that_fails_for_a_while_costs_time_and_nothing_else(
     assert s3.contents(f"{bucket}/hindered") == s3.contents(ingested)
     assert rows == [{"n": tables.read(ingested, "windows", ["window_id"]).num_rows}]
     assert problems == []
+
+
+def load_behind(url: str, uri: str | None, device: str) -> TokensDriveOn:
+    """The stand-in, and S3 at `url` from now on: the workers of a Ray that runs have the environment of its start."""
+    os.environ["AWS_ENDPOINT_URL_S3"] = url
+    PatientS3.clear_instance_cache()
+    return load_stand_in(uri, device)
+
+
+def test_a_store_that_fails_for_a_while_costs_generate_time_and_nothing_else(
+    s3: ObjectStore, windows: str, made: str, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = f"{bucket}/generated"
+    with flaky(s3.ports["s3"], seed=3, share=0.4, good_after_s=60) as proxy, monkeypatch.context() as patch:
+        patch.setenv("AWS_ENDPOINT_URL_S3", proxy.url)
+        PatientS3.clear_instance_cache()
+        stats = make(windows, output, functools.partial(load_behind, proxy.url))
+        faults = proxy.met.total()
+    PatientS3.clear_instance_cache()
+    assert stats["units_made"] == 3
+    assert faults > 10
+    there, undisturbed = s3.contents(output), s3.contents(made)
+    assert there == {name: undisturbed[name] for name in there}
+    assert {name for name in undisturbed if name.startswith(("scenarios/", "jobs/"))} <= set(there)
+
+
+def test_an_outage_ends_with_any_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    away = EndpointConnectionError(endpoint_url="http://store")
+    answers: list[Any] = [away, FileNotFoundError("no such object"), away, "here"]
+
+    async def answer(self: object, method: str, *args: object, **options: object) -> object:
+        if isinstance(found := answers.pop(0), Exception):
+            raise found
+        return found
+
+    monkeypatch.setattr(s3fs.S3FileSystem, "_call_s3", answer)
+    fs = PatientS3(skip_instance_cache=True, asynchronous=True, patience_s=0.5)
+
+    async def ask() -> Any:
+        with pytest.raises(FileNotFoundError):
+            await fs._call_s3("head_object")
+        await asyncio.sleep(0.6)  # nothing is asked for longer than an outage may last
+        return await fs._call_s3("get_object")
+
+    assert asyncio.run(ask()) == "here"
 
 
 def test_a_store_that_stays_away_ends_the_job_in_time_and_the_same_call_goes_on(

@@ -8,6 +8,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import sdiff
+from pipelines import demo
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -40,3 +41,12 @@ def test_links_between_the_docs_lead_somewhere() -> None:
     for page in (ROOT / "README.md", ROOT / "CHANGELOG.md", *ROOT.glob("docs/*.md")):
         for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text(encoding="utf-8")):
             assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_the_demo_finds_its_jobs_in_an_installed_package() -> None:
+    build = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["hatch"]["build"]
+    assert build["targets"]["wheel"]["force-include"] == {"examples": "sdiff/examples"}
+    assert demo.PACKAGE / "examples" in demo.PLACES and ROOT / "examples" in demo.PLACES
+    assert [name for name in demo.JOBS if not (ROOT / "examples" / f"{name}.yaml").is_file()] == []
+    container = (ROOT / "deploy" / "Containerfile").read_text(encoding="utf-8")
+    assert 0 < container.index("COPY examples examples") < container.index("pip install --no-deps .")

@@ -133,6 +133,47 @@ def test_bad_sql_names_its_mistake(data_uri):
         query.run("SELECT speeed FROM agents", data_uri)
 
 
+@pytest.mark.parametrize(
+    "text",
+    ["true -- all", "region IN ('a)', 'b]')", "list_contains([1, 2], 1)", "(n_agents > 0) OR (region = ';')"],
+)
+def test_a_condition_is_one_expression(data_uri, text):
+    sql = f"SELECT count(*) AS n FROM scenarios WHERE {query.condition(text, 'where')} OR true"
+    assert query.run(sql, data_uri).to_pylist() == [{"n": 2}]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "true; COPY (SELECT 42) TO '{file}'; SELECT 1",
+        "true) UNION ALL SELECT (1",
+        "true) OR (true",
+        "true LIMIT 1",
+        "true] OR [true",
+        "true /*",
+        "'",
+        "SELECT true",
+    ],
+)
+def test_what_is_more_than_a_condition_is_refused(text, tmp_path):
+    with pytest.raises(query.QueryError, match=r"places\.where: .*expected one SQL condition"):
+        query.condition(text.replace("{file}", str(tmp_path / "x")), "places.where")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_sealed_connection_reaches_its_tables_and_nothing_else(data_uri, tmp_path_factory):
+    outside = tmp_path_factory.mktemp("outside")
+    (outside / "secret.txt").write_text("hush")
+    read = f"SELECT content FROM read_text('{outside}/secret.txt')"
+    assert query.run(read, data_uri).to_pylist() == [{"content": "hush"}]
+    count = "SELECT count(*) AS n FROM scenarios"
+    assert query.run(count, data_uri, sealed=True).to_pylist() == [{"n": 2}]
+    for sql in (read, f"COPY (SELECT 1) TO '{outside}/x'", "SET enable_external_access = true"):
+        with pytest.raises(query.QueryError):
+            query.run(sql, data_uri, sealed=True)
+    assert [p.name for p in outside.iterdir()] == ["secret.txt"]
+
+
 def test_a_place_without_tables_says_so(tmp_path):
     with pytest.raises(query.QueryError, match=r"no table at .*expected a folder that holds one of"):
         query.run("SELECT 1", str(tmp_path))
@@ -146,6 +187,14 @@ def test_the_printed_table_is_readable(data_uri):
     Console(file=out, width=100).print(query.format_table(result, limit=1))
     text = out.getvalue()
     assert "directive" in text and "0.3333" in text and "null" in text and "1 of 2 rows" in text
+
+
+def test_a_name_that_looks_like_markup_is_printed_as_it_is(data_uri):
+    from rich.console import Console
+
+    out = io.StringIO()
+    Console(file=out, width=100).print(query.format_table(query.run("SELECT '[/x]' AS \"[b]\"", data_uri)))
+    assert "[b]" in out.getvalue() and "[/x]" in out.getvalue()
 
 
 def test_a_wide_row_is_printed_on_its_side(data_uri):

@@ -46,6 +46,37 @@ def test_nothing_there_is_no_objects(place: str) -> None:
     assert storage.objects(storage.join(place, "windows")) == []
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "http://127.0.0.1:9000/bucket/x@y",
+        "hdfs://name-node:8020/user@corp/x",
+        "s3://bucket/log:12@noon",
+        "zip://a.zip::s3://bucket/x@y",
+        "cannot read s3://bucket/x: no such key; write to me@here.org",
+    ],
+)
+def test_ports_colons_and_at_signs_are_no_secrets(text: str) -> None:
+    assert storage.without_secrets(text) == text
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "s3://NAME:plain@host/x",
+        "s3://NAME:wJalr/XUt+n=FEMI@host/x",
+        "s3a://NAME:12/34@host/x",
+        "simplecache::s3://NAME:a/b@host/x",
+        "ftp://NAME:p@ss@host/x",
+    ],
+)
+def test_a_secret_is_hidden_wherever_it_stands(uri: str) -> None:
+    shown = storage.without_secrets(f"cannot read {uri}; nor s3://bucket/y")
+    assert shown == f"cannot read {uri.split('NAME')[0]}...@host/x; nor s3://bucket/y"
+    with pytest.raises(storage.StorageError, match=r"\.\.\.@host/x holds credentials"):
+        storage.filesystem(uri)
+
+
 def test_a_table_is_named_by_its_folder_or_its_parent() -> None:
     assert storage.table_uri("s3://bucket/data", "windows") == "s3://bucket/data/windows"
     assert storage.table_uri("s3://bucket/data/windows/", "windows") == "s3://bucket/data/windows"

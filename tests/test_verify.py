@@ -105,6 +105,13 @@ def test_what_no_plan_names_is_named(made: Path) -> None:
     assert set(problems(made)) == {"scenarios/zz-000000.parquet", "scenarios/notes.txt"}
 
 
+def test_objects_whose_plan_was_lost_are_not_to_be_deleted_first(made: Path) -> None:
+    (made / "jobs" / "bb.parquet").unlink()
+    ((found,),) = [r.problems for r in verify.verify(str(made)) if r.problems]
+    assert (found.object, found.found) == ("scenarios/bb-000000.parquet", "no plan in table jobs names it")
+    assert "run the sdiff generate command that made it again" in found.remedy
+
+
 def test_a_unit_under_the_name_of_another_is_named(made: Path) -> None:
     shutil.copy(made / "scenarios" / "aa-000000.parquet", made / "scenarios" / "bb-000000.parquet")
     found = [p.found for r in verify.verify(str(made)) for p in r.problems]

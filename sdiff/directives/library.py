@@ -32,8 +32,8 @@ def read(uri: str, where: str | None = None) -> Library:
         if where is not None:
             raise JobFileError(f"{uri}: where takes rows of a table, and this is a file; expected no where beside it")
         return _listed(storage.read_bytes(uri).decode("utf-8", "replace"), uri, shipped())
-    sql = f"SELECT name, directive FROM directives WHERE {where or 'true'} ORDER BY name"
-    rows = query.run(sql, uri).to_pylist()
+    sql = f"SELECT name, directive FROM directives WHERE {query.condition(where, 'library.where')} ORDER BY name"
+    rows = query.run(sql, uri, sealed=True).to_pylist()
     found = {row["name"]: _listed(row["directive"], f"{uri} {row['name']}", {})[row["name"]] for row in rows}
     if len(found) < len(rows):
         raise JobFileError(f"{uri}: {len(rows) - len(found)} directives have the name of another; mine them anew")

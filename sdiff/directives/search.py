@@ -160,7 +160,7 @@ def find(
     lend no place, unless the job lets them. Raises NoPlace where a directive has none, and ValueError for a condition
     that is no SQL.
     """
-    with query.connect(storage.table_uri(windows_uri, "windows").rsplit("/", 1)[0]) as con:
+    with query.connect(storage.table_uri(windows_uri, "windows").rsplit("/", 1)[0], sealed=True) as con:
         meeting = _candidates(con, job, windows_uri)
     candidates = meeting.filter(
         pc.invert(pc.is_in(meeting["map_id"], pa.array(_refused(job, trained_maps), pa.string())))
@@ -342,8 +342,9 @@ def _candidates(con: "duckdb.DuckDBPyConnection", job: Job, windows_uri: str) ->
         f"CREATE TEMP VIEW flat AS SELECT {', '.join(WHERE_COLUMNS)}, file_row_number AS _row, "
         f"filename AS _file FROM {_with_position(con, windows_uri, 'windows')}"
     )
+    where = query.condition(job.places.where, "places.where")
     try:
-        con.execute(f"CREATE TEMP TABLE meeting AS SELECT _file, _row FROM flat WHERE {job.places.where or 'true'}")
+        con.execute(f"CREATE TEMP TABLE meeting AS SELECT _file, _row FROM flat WHERE {where}")
     except duckdb.Error as error:
         reason = str(error).splitlines()[0]
         raise ValueError(

@@ -172,9 +172,9 @@ def _chosen(scenarios: str, where: str | None, limit: int | None) -> tuple[list[
     import duckdb
 
     tables.dataset(scenarios, "scenarios")  # says more than a missing view where there is none
-    with query.connect(storage.table_uri(scenarios, "scenarios")) as con:
+    sql = f"SELECT scenario_id, window_id FROM scenarios WHERE {query.condition(where, '--where')}"
+    with query.connect(storage.table_uri(scenarios, "scenarios"), sealed=True) as con:
         try:
-            sql = f"SELECT scenario_id, window_id FROM scenarios WHERE {where or 'true'}"
             found = con.sql(sql).to_arrow_table()
         except duckdb.Error as error:
             reason = str(error).splitlines()[0]

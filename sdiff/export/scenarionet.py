@@ -15,7 +15,7 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 
-from sdiff import KINDS, STEP_S, __version__
+from sdiff import KINDS, STEP_S, __version__, storage
 from sdiff.export import ORIGIN, File, Scene
 from sdiff.logs.driving_log import LANE_TYPES, VectorMap
 from sdiff.maps.crop import lines
@@ -72,7 +72,7 @@ MOVED_M = 1.0
 def encode(scene: Scene) -> File:
     """The scenario as a pickle of plain Python and NumPy values."""
     description = describe(scene)
-    return File(f"sd_sdiff_{description['id']}.pkl", _pickled(description), description["metadata"])
+    return File(f"sd_sdiff_{storage.file_name(description['id'])}.pkl", _pickled(description), description["metadata"])
 
 
 def index(entries: Mapping[str, Any]) -> dict[str, bytes]:

@@ -1,7 +1,6 @@
 """Pictures of rows of the tables `scenarios` and `windows`, read from and written to any fsspec URI."""
 
 import logging
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -101,7 +100,7 @@ def render(
     for scene in shown:
         picture = scene.picture(size_px, scene.caption.split("\n")[0])
         small.append(scene.picture(320))
-        target = storage.join(output, _file_name(scene.id))
+        target = storage.join(output, storage.file_name(scene.id))
         written.append(_write(f"{target}.png", draw.encode_png(picture)))
         if animate:
             frames = scene.animation(min(size_px, 400), scene.caption.split("\n")[0])
@@ -232,10 +231,6 @@ def _caption(row: dict[str, Any]) -> str:
     if row["has_collision"]:
         facts.append("collision")
     return f"{row['directive']} · {row['region']}\n{' · '.join(facts)}"
-
-
-def _file_name(row_id: str) -> str:
-    return re.sub(r"[^\w.+-]+", "_", row_id)
 
 
 def _write(uri: str, data: bytes) -> str:
