@@ -15,8 +15,8 @@ from sdiff.logs.driving_log import LANE_TYPES, BadRecord, VectorMap
 from sdiff.logs.sqlite_file import Database
 from sdiff.maps import Features, Lanes, Lines, derive, utm, vector_map
 
-RIM_M = 150.0
-"""How far around the log's agents the city's map is kept."""
+RIM_M = 200.0
+"""How far around the recorder's path the city's map is kept: it sees 80 m far, and a window there reaches 71 m on."""
 DRIVABLE = ("lane_groups_polygons", "intersections", "generic_drivable_areas", "carpark_areas")
 UNPAINTED = 3
 """`boundary_type_fid` of boundaries between lanes without a line."""
@@ -34,7 +34,7 @@ class CityMap(NamedTuple):
 
 
 class _Layer(NamedTuple):
-    """Rows of a layer near the log. fid: (n,). columns: values by name, (n,). geometry: (n,), map frame."""
+    """Rows of a layer near the log. fid: (n,). columns: numbers by name, (n,). geometry: (n,), map frame."""
 
     fid: NDArray[np.int64]
     columns: dict[str, NDArray[np.float64]]
@@ -105,11 +105,16 @@ def _layer(database: Database, name: str, columns: tuple[str, ...], epsg: int, b
     if about[0][1] == WGS84 and len(geometry):
         geometry = shapely.transform(geometry, lambda lon_lat: utm.project(lon_lat, epsg))
     keep = np.flatnonzero(shapely.intersects(geometry, box)) if len(geometry) else np.zeros(0, np.int64)
-    values = {
-        c: np.array([v if isinstance(v := rows[i][2 + k], int | float) else np.nan for i in keep], np.float64)
-        for k, c in enumerate(columns)
-    }
+    values = {c: np.array([_number(rows[i][2 + k]) for i in keep], np.float64) for k, c in enumerate(columns)}
     return _Layer(np.array([rows[i][0] for i in keep], np.int64), values, geometry[keep])
+
+
+def _number(value: object) -> float:
+    """A number, or text that holds one, as maps have it for ids; NaN for anything else."""
+    try:
+        return float(value) if isinstance(value, int | float | str) else np.nan
+    except (ValueError, OverflowError):
+        return np.nan
 
 
 def _wkb(blob: object, layer: str, fid: int) -> bytes:
