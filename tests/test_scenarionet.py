@@ -168,6 +168,7 @@ def test_a_procedural_map_names_all_lanes_beside_one(tmp_path: Path) -> None:
     about = {"dataset": "metadrive", "coordinate": "metadrive", "metadrive_processed": True}
     log, bad = read(write(tmp_path, scenario(map_features=features, metadata=about, dynamic_map_states={})))
     m = log.map
+    assert log.log_id.startswith("abc-") and m.map_id == log.log_id, "ids of simulated scenarios count from 0 each time"
     assert not bad and not m.links_derived and log.license == "unknown"
     assert m.left[:3].tolist() == [-1, 0, 1] and m.right[:3].tolist() == [1, 2, -1]
     assert m.successors.tolist() == [[0, 3], [1, 3], [2, 3]]

@@ -12,7 +12,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sdiff import KINDS, STEP_S, storage
-from sdiff.logs import argoverse2_sensor, expect_size, expect_steps_of_100_ms, plain_pickle, usable, usual_size
+from sdiff.logs import (
+    argoverse2_sensor,
+    content_id,
+    expect_size,
+    expect_steps_of_100_ms,
+    plain_pickle,
+    usable,
+    usual_size,
+)
 from sdiff.logs.driving_log import LANE_TYPES, BadRecord, DrivingLog, Lights, Tracks, VectorMap, plain_name
 from sdiff.logs.frames import rate
 from sdiff.maps import Features, Lanes, Lines, derive, links, vector_map
@@ -40,6 +48,9 @@ LIMITLESS = ("nuscenes", "av2")
 """Data sets of which conversions write one speed limit for all lanes, 100 km/h and 85 mph, and not the source's."""
 HIGHEST_LIMIT_KMH = 200.0
 """MetaDrive writes 1000 km/h for a lane without a limit."""
+
+SIMULATED = "metadrive"
+"""What scenarios say of their data set that were simulated, on procedural maps and others."""
 
 COORDINATES = ("right-handed", "waymo", "metadrive", "nuplan", "nuscenes")
 """What `metadata.coordinate` says of right-handed frames."""
@@ -98,9 +109,10 @@ def read(source: str) -> Iterator[DrivingLog | BadRecord]:
     size = storage.size(source)
     if size > MAX_BYTES:
         raise BadRecord(f"the file is {size} bytes long, expected at most {MAX_BYTES}")
-    raw = plain_pickle.loads(storage.read_bytes(source))
+    data = storage.read_bytes(source)
+    raw = plain_pickle.loads(data)
     try:
-        log, faults = _log(raw)
+        log, faults = _log(raw, content_id(data))
     except BadRecord:
         raise
     except (KeyError, TypeError, AttributeError, ValueError, IndexError, OverflowError) as error:
@@ -111,9 +123,11 @@ def read(source: str) -> Iterator[DrivingLog | BadRecord]:
     yield from usable(log, faults)
 
 
-def _log(raw: dict[str, Any]) -> tuple[DrivingLog, dict[int, str]]:
+def _log(raw: dict[str, Any], content: str) -> tuple[DrivingLog, dict[int, str]]:
     about, log_id = raw["metadata"], _text(raw["id"])
     origin, place = _text(about.get("dataset", "unknown")), _text(about.get("map", ""))
+    if origin == SIMULATED:  # its ids count from 0 in every data set
+        log_id = f"{log_id}-{content}"
     coordinate = about.get("coordinate", "right-handed")
     if coordinate not in COORDINATES:
         raise BadRecord(f"metadata.coordinate is {str(coordinate)[:40]!r}, expected one of {', '.join(COORDINATES)}")
@@ -139,7 +153,7 @@ def _log(raw: dict[str, Any]) -> tuple[DrivingLog, dict[int, str]]:
         recorder=recorder,
         start_us=round(float(time_s[0]) * 1e6),
         split_key=log_id,
-        size_known=_size_known(origin, len(tracks.agent_id), recorder),
+        size_known=size_known(origin, len(tracks.agent_id), recorder),
     )
     return log, faults
 
@@ -155,10 +169,11 @@ def _to_centre(tracks: Tracks, recorder: int, time_s: NDArray[np.float64]) -> No
     tracks.width_m[recorder], tracks.length_m[recorder] = sizes
 
 
-def _size_known(origin: str, tracks: int, recorder: int) -> NDArray[np.bool_]:
-    """Which tracks have a size that was measured or simulated, (A,)."""
+def size_known(origin: str, tracks: int, recorder: int | None) -> NDArray[np.bool_]:
+    """Which tracks of a conversion from `origin` have a size that was measured or simulated, (A,)."""
     known = np.full(tracks, origin not in SIZELESS)
-    known[recorder] &= origin not in EGO_SIZELESS
+    if recorder is not None:
+        known[recorder] &= origin not in EGO_SIZELESS
     return known
 
 
