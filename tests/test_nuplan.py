@@ -311,7 +311,7 @@ def test_tables_are_the_same_in_any_number_of_slices(
         assert [pickle.dumps(x) for part in range(parts) for x in nuplan.read_part(source, part, parts)] == whole
     one, letters = ingested(source, tmp_path / "1"), tables.read(str(tmp_path / "1"), "dead_letters").num_rows
     assert letters == 1
-    monkeypatch.setattr(ingestion, "SLICE_BYTES", sum(storage.size(uri) for uri in nuplan.files(source)) / 3)
+    monkeypatch.setattr(ingestion, "SLICE_BYTES", storage.size(source) / 3)
     assert len(ingestion.slices(logs_of("nuplan"), source)) == 3
     assert ingested(source, tmp_path / "3") == one
     assert tables.read(str(tmp_path / "3"), "dead_letters").num_rows == letters
@@ -479,6 +479,36 @@ def test_a_bad_map_says_what_is_wrong(tmp_path: Path, change: str, reason: str) 
     con.close()
     with pytest.raises(BadRecord, match=reason):
         list(nuplan.read(write_log(tmp_path)))
+
+
+def test_of_a_city_only_what_may_reach_the_log_is_parsed(tmp_path: Path) -> None:
+    """By the envelopes before the shapes: one 5 km off holds no shape at all, and one that covers all is kept."""
+    path = write_map(tmp_path)
+    con = sqlite3.connect(path)
+    broken = geometry(north(X0 + 5000, Y0, Y0 + 50), True)[:40] + b"?"
+    con.execute("UPDATE baseline_paths SET geom = ? WHERE fid = 5", (broken,))
+    wide = geometry(strip(X0 - 50_000, Y0 - 50_000, X0 + 50_000, Y0 + 50_000), True)
+    con.execute("UPDATE intersections SET geom = ?", (wide,))
+    con.commit()
+    whole = read(write_log(tmp_path))[0][0].map
+    assert list(whole.feature_id[whole.of_kind("lane_centerline")]) == ["lane_10", "lane_11", "lane_12", "connector_40"]
+    areas = [shapely.Polygon(whole.points(int(i))).area for i in whole.of_kind("drivable_area")]
+    assert max(areas) > 9e9
+    near = geometry(north(X0, Y0, Y0 + 50), True)[:40] + b"?"
+    con.execute("UPDATE baseline_paths SET geom = ? WHERE fid = 5", (near,))
+    con.commit()
+    con.close()
+    with pytest.raises(BadRecord, match="what is no geometry"):
+        list(nuplan.read(str(next(tmp_path.glob("*.db")))))
+
+
+def test_a_log_is_divided_by_its_own_size_and_not_by_its_city_s(town: Path, tmp_path: Path) -> None:
+    source = write_log(town)
+    con = sqlite3.connect(next(tmp_path.rglob("map.gpkg")))
+    con.execute("INSERT INTO meta VALUES (1, 'large', zeroblob(30000000))")
+    con.commit()
+    con.close()
+    assert len(ingestion.slices(logs_of("nuplan"), source)) == 1
 
 
 def test_ids_that_a_map_writes_as_text_are_ids(tmp_path: Path) -> None:

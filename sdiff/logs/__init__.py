@@ -49,8 +49,9 @@ class Reader(Protocol):
     Where it has `files(source)`, that names the files that decide what a source holds. Where its UNDIVIDED is true, a
     source is one slice of work whatever its size: reading a part would cost as much as reading it all. Where it has
     `read_part(source, part, parts)`, that yields the logs of one of so many stretches of the source, at the stretch's
-    share of time and memory; it raises what the whole source has wrong before its first log. Where it has `of(source)`,
-    that is the reader of the source's own format.
+    share of time and memory; it raises what the whole source has wrong before its first log. Where it has
+    `divided(source)`, that names the files that are read in stretches, of all that decide what it holds. Where it has
+    `of(source)`, that is the reader of the source's own format.
     """
 
     def find(self, uri: str) -> list[str]:
@@ -86,6 +87,12 @@ def files(reader: Reader, source: str) -> list[str]:
     if not found:
         raise storage.StorageError(f"cannot read {source}: nothing is there")
     return found
+
+
+def divided(reader: Reader, source: str) -> list[str]:
+    """The files whose size is that of the work with `source`: those its reader names, else all that decide it."""
+    named = getattr(reader, "divided", None)
+    return cast(list[str], named(source)) if named else files(reader, source)
 
 
 def read_json(uri: str) -> Any:

@@ -111,6 +111,11 @@ def files(source: str) -> list[str]:
     return [source, *([found] if found else [])]
 
 
+def divided(source: str) -> list[str]:
+    """The log: of its city's map, which may be larger, each slice needs the same part."""
+    return [source]
+
+
 def read(source: str) -> Iterator[DrivingLog | BadRecord]:
     """The log at `source` in blocks of 20 s, with a BadRecord for each track that cannot be used.
 
