@@ -334,6 +334,33 @@ def test_a_slice_of_a_log_costs_its_share_of_rows(town: Path, monkeypatch: pytes
     assert taken[1] == 2 * 4199 and taken[5] < 0.27 * taken[1]
 
 
+def test_a_broken_map_of_a_log_in_many_slices_is_told_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """More slices than blocks, so that the first has no block, and a track that cannot be used."""
+    write_map(tmp_path, skip=["baseline_paths"])
+    source = write_log(tmp_path, "UPDATE track SET length = -1 WHERE rowid = 2")
+    for parts in (1, 2, 9):
+        monkeypatch.setattr(ingestion, "SLICE_BYTES", storage.size(source) / parts)
+        with pytest.raises(ingest.IngestFailed):
+            ingest.run("nuplan", source, str(tmp_path / str(parts)))
+        (letter,) = tables.read(str(tmp_path / str(parts)), "dead_letters").to_pylist()
+        assert "lacks the layers baseline_paths" in letter["reason"]
+
+
+def test_a_block_that_cannot_be_used_costs_itself(town: Path) -> None:
+    """From 45 to 50 s there is one car, whose heading is not known; the recorder comes back after it."""
+    source = write_log(
+        town,
+        f"UPDATE lidar_box SET yaw = NULL WHERE lidar_pc_token >= X'{token('p', 900).hex()}'",
+        f"DELETE FROM ego_pose WHERE timestamp BETWEEN {T0_US + 39_000_000} AND {T0_US + 65_000_000}",
+        frames=1600,
+    )
+    for parts in (1, 4):
+        items = [x for part in range(parts) for x in nuplan.read_part(source, part, parts)]
+        assert [x.log_id[-4:] for x in items if isinstance(x, DrivingLog)] == ["-000", "-001", "-003"]
+        (lost,) = (x for x in items if isinstance(x, BadRecord) and x.is_log)
+        assert lost.record.endswith("-002") and lost.stage == "validate" and "no usable track" in lost.reason
+
+
 def test_a_fault_in_a_long_log_costs_one_slice(town: Path) -> None:
     source = write_log(
         town, f"UPDATE lidar_box SET track_token = X'00' WHERE lidar_pc_token = X'{token('p', 9).hex()}'"

@@ -146,6 +146,9 @@ def read_part(source: str, part: int, parts: int) -> Iterator[DrivingLog | BadRe
         steps = int(whole.frames.step[-1]) + 1
         blocks = max(1, -(-(steps - 2 * PAD_STEPS) // BLOCK_STEPS))
         mine = range(blocks * part // parts, blocks * (part + 1) // parts)
+        if not mine and part:
+            return
+        city = nuplan_map.read(map_uri, name, epsg, bounds_m)  # first of all, as what it raises costs the whole log
         if not mine:
             return
         stop = min(mine.stop * BLOCK_STEPS + 2 * PAD_STEPS, steps)
@@ -159,11 +162,12 @@ def read_part(source: str, part: int, parts: int) -> Iterator[DrivingLog | BadRe
     good, faults = _usable_tracks(whole.agents)
     if mine.start == 0:
         yield from faults
-    city = nuplan_map.read(map_uri, name, epsg, bounds_m)
     for block in mine:
-        log = _block(whole, recording, city, good, block)
-        if log is not None:
-            yield from usable(log)
+        try:
+            log = _block(whole, recording, city, good, block)
+            yield from () if log is None else usable(log)
+        except BadRecord as error:
+            yield BadRecord(error.reason, stage=error.stage, record=f"{name}-{block:03d}", is_log=True)
 
 
 def read_whole(database: Database, name: str, region: str) -> Whole:
