@@ -24,8 +24,9 @@ TERMS = {
 """What a licence asks for, by how its name starts."""
 
 LIMITS = {
-    "argoverse2_motion": "Box sizes are the usual ones of the class: the source has none. No signals, no speed limits. "
-    "Maps end near the agent that was to be forecast: vehicles that stand in for the AV may drive beyond.",
+    "argoverse2_motion": "Box sizes are the usual ones of the class, and the AV's own: the source has none. No "
+    "signals, no speed limits. Maps end near the agent that was to be forecast: vehicles that stand in for the AV may "
+    "drive beyond.",
     "argoverse2_sensor": "Velocities come from positions, over 0.2 s. No signals, no speed limits. Centerlines lie "
     "midway between a lane's boundaries.",
     "commonroad": "No recording vehicle: every window is around a stand-in. Signals are the cycles that the document "
@@ -34,10 +35,11 @@ LIMITS = {
     "gpudrive": "Cars, trucks and buses are not told apart, nor is the city. Links, neighbours, junctions and the "
     "drivable area are computed from geometry; signals only where the file has them.",
     "nuplan": "Cars, trucks and buses are not told apart, and bicycles take in motorcycles. The AV's velocity comes "
-    "from its positions. Maps are cut 150 m around the log's agents.",
+    "from its positions. Maps are cut 200 m around the AV's path.",
     "scenarionet": "Kinds are told apart only where the data set it was converted from does; links are computed where "
     "lanes name no others. nuScenes is annotated at 2 Hz, poses between are the conversion's; its maps come without "
-    "speed limits, crosswalks and signals.",
+    "speed limits, crosswalks and signals. Argoverse comes without sizes and limits; what was simulated follows "
+    "MetaDrive's models.",
     "sumo": "Simulated, not recorded: drivers and walkers follow SUMO's models and collide where these do. Velocities "
     "come from positions, sizes from vehicle types; the drivable area is computed from lanes and junctions.",
     "waymo_motion": "Cars, trucks and buses are not told apart, nor is the city. The drivable area, junctions and stop "

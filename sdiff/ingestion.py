@@ -60,7 +60,7 @@ def slices(reader: logs.Reader, source: str) -> list[Slice]:
         reader = logs.of_source(reader, source)
         if getattr(reader, "UNDIVIDED", False):
             return [Slice(source, 0, 1)]
-        size = sum(storage.size(uri) for uri in logs.files(reader, source))
+        size = sum(storage.size(uri) for uri in logs.divided(reader, source))
     except OSError:
         size = 0
     parts = max(1, round(size / SLICE_BYTES))

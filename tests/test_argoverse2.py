@@ -100,6 +100,8 @@ def test_a_scenario_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert log.recorder is not None and log.tracks.agent_id[log.recorder] == "AV"
     assert [KINDS[k] for k in log.tracks.kind] == ["vehicle", "bus", "other"]
     assert log.tracks.length_m[1] > 9
+    np.testing.assert_allclose([log.tracks.length_m[0], log.tracks.width_m[0]], [4.877, 2.0]), "that of the vehicle"
+    assert log.size_known is not None and not log.size_known.any(), "the data has no sizes"
     np.testing.assert_allclose(log.tracks.x_m[1], 0.5 * np.arange(20))
     np.testing.assert_allclose(log.tracks.vx_mps, 5.0)
 

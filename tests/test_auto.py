@@ -34,6 +34,18 @@ def test_each_source_goes_to_the_reader_of_its_format(mixed: Path) -> None:
     assert found == {".json": "gpudrive", ".tfrecord-00000-of-00001": "waymo_motion", ".pkl": "scenarionet"}
 
 
+def test_a_conversion_that_is_named_after_its_tfrecord_is_one_source(tmp_path: Path) -> None:
+    name = "sd_training.tfrecord-00000-of-01000_2a1e44d405a6833f.pkl"
+    source = test_scenarionet.write(tmp_path, test_scenarionet.scenario(), name)
+    auto = logs.reader("auto")
+    assert auto.find(str(tmp_path)) == [f"file://{source}"]
+    assert logs.of_source(auto, source) is logs.reader("scenarionet")
+    with pytest.raises(storage.StorageError, match="no TFRecord file"):
+        logs.reader("waymo_motion").find(str(tmp_path))
+    run = ingest.run("auto", str(tmp_path), str(tmp_path / "out"))
+    assert (run["sources"], run.get("slices_done_before", 0)) == (1, 0)
+
+
 def test_the_tables_are_those_that_the_named_formats_make(mixed: Path, tmp_path: Path) -> None:
     auto = ingest.run("auto", str(mixed), str(tmp_path / "auto"))
     assert (auto["logs"], auto["bad_logs"]) == (3, 0)
@@ -53,16 +65,17 @@ def test_a_folder_without_any_log_names_the_formats(tmp_path: Path) -> None:
 
 def test_every_real_file_is_recognised(real_data: Path) -> None:
     auto = logs.reader("auto")
-    folders = {
-        "argoverse2_motion": "argoverse2_motion",
-        "argoverse2_sensor": "argoverse2_sensor",
-        "commonroad": "commonroad_ngsim",
-        "gpudrive": "waymo_gpudrive_json",
-        "nuplan": "nuplan_db",
-        "scenarionet": "scenarionet_nuscenes",
-        "waymo_motion": "waymo_tfrecord",
-    }
-    for format, folder in folders.items():
+    folders = [
+        ("argoverse2_motion", "argoverse2_motion"),
+        ("argoverse2_sensor", "argoverse2_sensor"),
+        ("commonroad", "commonroad_ngsim"),
+        ("gpudrive", "waymo_gpudrive_json"),
+        ("nuplan", "nuplan_db"),
+        ("scenarionet", "scenarionet_nuscenes"),
+        ("scenarionet", "scenarionet_waymo"),
+        ("waymo_motion", "waymo_tfrecord"),
+    ]
+    for format, folder in folders:
         named = logs.reader(format)
         assert auto.find(str(real_data / folder)) == named.find(str(real_data / folder))
         assert all(logs.of_source(auto, s) is named for s in auto.find(str(real_data / folder)))

@@ -319,3 +319,66 @@ def test_real_cars_drive_on_lanelets_in_their_direction(real_data: Path) -> None
         course = np.arctan2(*(b - a).T[::-1])
         assert np.median(shapely.distance(near, at)) < 1.2, source
         assert (np.cos(heading - course) > 0.7).mean() > 0.9, source
+
+
+@pytest.mark.parametrize(
+    "sign", ["274", "274.1", "R2-1", "r301", "R301", "3.24", "R15", "C43", "B14", "B31", "\u03a1-32"]
+)
+def test_every_country_s_sign_of_the_highest_speed_is_a_limit(tmp_path: Path, sign: str) -> None:
+    """The ids of commonroad-io; the Greek one begins with a capital rho."""
+    text = (
+        lanelet(1, (0, 30), 0, '<trafficSignRef ref="9"/>')
+        + f'<trafficSign id="9"><trafficSignElement><trafficSignID>{sign}</trafficSignID>'
+        + "<additionalValue>13.9</additionalValue></trafficSignElement></trafficSign>"
+    )
+    assert read(write(tmp_path, document(text + car(5))))[0].map.speed_limit_mps[0] == pytest.approx(13.9)
+
+
+def test_other_signs_and_limits_that_are_none_are_no_limit(tmp_path: Path) -> None:
+    def sign(sign_id: int, name: str, value: str) -> str:
+        element = f"<trafficSignID>{name}</trafficSignID><additionalValue>{value}</additionalValue>"
+        return f'<trafficSign id="{sign_id}"><trafficSignElement>{element}</trafficSignElement></trafficSign>'
+
+    street = "".join(lanelet(i, (0, 30), 4 * i, f'<trafficSignRef ref="{9 + i}"/>') for i in range(3))
+    signs = sign(9, "275", "8.3") + sign(10, "274", "inf") + sign(11, "274", "0")
+    assert np.isnan(read(write(tmp_path, document(street + signs + car(5))))[0].map.speed_limit_mps[:3]).all()
+
+
+def test_a_lanelet_of_2018b_has_its_limit_in_itself(tmp_path: Path) -> None:
+    street = lanelet(1, (0, 30), 0, "<speedLimit>8.33</speedLimit>") + lanelet(2, (30, 60), 0)
+    limit = read(write(tmp_path, document(street + car(5))))[0].map.speed_limit_mps[:2]
+    np.testing.assert_allclose(limit, [8.33, np.nan], rtol=1e-6)
+
+
+def centre(x: float, y: float = 0.0) -> str:
+    return f"<center><x>{x}</x><y>{y}</y></center>"
+
+
+def test_a_circle_lies_where_its_centre_is(tmp_path: Path) -> None:
+    log, _ = read(write(tmp_path, document(STREET + car(5, shape=f"<circle><radius>1</radius>{centre(3)}</circle>"))))
+    t = log.tracks
+    assert (t.length_m[0], t.width_m[0], t.x_m[0, 0], t.y_m[0, 0]) == (2.0, 2.0, 3.0, 2.0)
+
+
+def test_an_obstacle_of_several_shapes_is_as_large_as_all_of_them(tmp_path: Path) -> None:
+    """A truck of 4.5 m that pulls a trailer of 4 x 2 m, given across, whose middle is 8 m behind the truck's."""
+    across = (
+        f"<rectangle><length>2</length><width>4</width><orientation>{np.pi / 2}</orientation>{centre(-8)}</rectangle>"
+    )
+    log, bad = read(write(tmp_path, document(STREET + car(5, shape=BOX + across, kind="truck"))))
+    t = log.tracks
+    np.testing.assert_allclose([t.length_m[0], t.width_m[0]], [2.25 + 10, 2.0], rtol=1e-6)
+    np.testing.assert_allclose([t.x_m[0, 0], t.y_m[0, 0], t.heading_rad[0, 0]], [(2.25 - 10) / 2, 2, 0], atol=1e-9)
+    assert not bad
+
+
+def test_obstacles_that_are_no_agents_are_told(tmp_path: Path) -> None:
+    others = (
+        '<phantomObstacle id="7"><occupancySet/></phantomObstacle><environmentObstacle id="8"><type>building</type>'
+    )
+    log, bad = read(write(tmp_path, document(STREET + car(5) + others + "</environmentObstacle>")))
+    assert list(log.tracks.agent_id) == ["5"]
+    assert [(b.record, str(b).partition(" ")[0]) for b in bad] == [
+        ("7", "phantomObstacle"),
+        ("8", "environmentObstacle"),
+    ]

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sdiff import KINDS
+from pipelines import ingest
+from sdiff import KINDS, tables
 from sdiff.geometry import wrap_angle
 from sdiff.logs import gpudrive
 from sdiff.logs.driving_log import LANE_TYPES, LIGHT_STATES, BadRecord, DrivingLog
@@ -65,11 +66,81 @@ def test_a_scene_is_read_as_it_was_written(tmp_path: Path) -> None:
     document = scene(car(5), car(9, type="cyclist"), metadata={"sdc_track_index": 1}, scenario_id="abc")
     log, bad = read(write(tmp_path, document))
     assert not bad
-    assert (log.log_id, log.dataset, log.region, log.split_key) == ("some_scene", "gpudrive", "waymo", "abc")
+    assert (log.dataset, log.split_key) == ("gpudrive", "abc")
     assert list(log.tracks.agent_id) == ["5", "9"] and log.recorder == 1
     assert [KINDS[k] for k in log.tracks.kind] == ["vehicle", "cyclist"]
     np.testing.assert_allclose(log.tracks.y_m[0], 0.5 * np.arange(STEPS))
     np.testing.assert_allclose(log.tracks.vy_mps, 5.0)
+
+
+WAYMO, CC = "Waymo Open Dataset License Agreement for Non-Commercial Use", "CC BY-NC-SA 4.0"
+
+
+@pytest.mark.parametrize(
+    ("told", "region", "license"),
+    [
+        ({"name": "tfrecord-00000-of-01000_402.json"}, "waymo", WAYMO),
+        ({"scenario_id": "68d5053e5693f4ca"}, "waymo", WAYMO),
+        ({"metadata": {"dataset_name": "WOMD"}}, "waymo", WAYMO),
+        ({"metadata": {"map_name": "us-nv-las-vegas-strip", "log_name": "x"}}, "us-nv-las-vegas-strip", CC),
+        ({"metadata": {"dataset": "nuscenes", "map": "boston-seaport"}}, "boston-seaport", CC),
+        ({"name": "nuPlan_v1.1_7d5a5b1d8e8f5c3a.json", "scenario_id": "7d5a5b1d8e8f5c3a"}, "nuplan", CC),
+        ({"metadata": {"dataset_name": "Elsewhere"}}, "Elsewhere", "unknown"),
+        ({}, "unknown", "unknown"),
+    ],
+)
+def test_region_and_license_are_those_that_the_file_tells(
+    tmp_path: Path, told: dict[str, Any], region: str, license: str
+) -> None:
+    log, _ = read(write(tmp_path, scene(car(), **told)))
+    assert (log.region, log.license) == (region, license)
+
+
+@pytest.mark.parametrize(
+    ("told", "recorder"),
+    [
+        ({"metadata": {"sdc_track_index": 1}}, 1),
+        ({"sdc_track_index": 1}, 1),
+        ({"metadata": {"ego_id": 9}}, 1),
+        ({"ego_id": "9"}, 1),
+        ({"ego_id": "8"}, None),
+        ({}, None),
+    ],
+)
+def test_the_recorder_is_told_in_several_ways(tmp_path: Path, told: dict[str, Any], recorder: int | None) -> None:
+    assert read(write(tmp_path, scene(car(5), car(9, y=4.0), **told)))[0].recorder == recorder
+    marked = scene(car(5, is_sdc=False), car(9, y=4.0, is_sdc=True))
+    assert read(write(tmp_path, marked))[0].recorder == 1
+
+
+def test_the_recorder_s_size_of_nuplan_is_that_of_its_make(tmp_path: Path) -> None:
+    about = {"map_name": "us-ma-boston", "sdc_track_index": 1}
+    log, _ = read(write(tmp_path, scene(car(5), car(9, y=4.0), metadata=about)))
+    assert log.size_known is not None and log.size_known.tolist() == [True, False]
+
+
+def test_scenes_of_one_name_in_two_folders_are_two_logs_on_two_maps(tmp_path: Path) -> None:
+    """Waymo's validation and testing shards are both `-of-00150`."""
+    for folder, at in (("validation", 0.0), ("testing", 500.0)):
+        (tmp_path / "raw" / folder).mkdir(parents=True)
+        cars = [car(i, y=4.0 * i, at=at, position=xy(*[(4.0 * i, s) for s in range(60)], at=at)) for i in range(2)]
+        for one in cars:
+            one |= {k: one[k][:1] * 60 for k in ("velocity", "heading", "valid")}
+        write(tmp_path / "raw" / folder, scene(*cars, at=at))
+    ingest.run("gpudrive", str(tmp_path / "raw"), str(tmp_path / "out"))
+    windows = tables.read(str(tmp_path / "out"), "windows", ["log_id", "map_id"]).to_pylist()
+    assert len({w["log_id"] for w in windows}) == 2 and len({w["map_id"] for w in windows}) == 2
+    names = [(f["map_id"], f["feature_id"]) for f in tables.read(str(tmp_path / "out"), "maps").to_pylist()]
+    assert len(names) == len(set(names))
+
+
+def test_a_scene_keeps_its_id_when_it_is_packed_or_moved(tmp_path: Path) -> None:
+    plain = Path(write(tmp_path, scene(car())))
+    (tmp_path / "other").mkdir()
+    packed = tmp_path / "other" / "some_scene.json.gz"
+    packed.write_bytes(gzip.compress(plain.read_bytes()))
+    ids = {read(str(p))[0].log_id for p in (plain, packed)}
+    assert len(ids) == 1 and ids.pop().startswith("some_scene-")
 
 
 def test_lanes_are_linked_and_what_was_derived_says_so(tmp_path: Path) -> None:
@@ -217,7 +288,7 @@ def test_all_real_scenes_are_read_whole(real_data: Path) -> None:
     agents = recorders = lights = 0
     for source in sources:
         log, bad = read(source)
-        assert not bad, source
+        assert not bad and (log.region, log.license) == ("waymo", WAYMO), source
         t = log.tracks
         agents += len(t.agent_id)
         recorders += log.recorder is not None

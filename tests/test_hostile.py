@@ -424,11 +424,22 @@ def test_the_map_of_a_scenario_is_the_one_beside_it_whatever_the_scenario_says(t
         assert log.map.xy_m.max() < 100 and log.log_id == name
 
 
-@pytest.mark.parametrize("location", ["../secret", "/etc", "..", "a/b", "", "x" * 999])
-def test_a_city_that_is_a_path_is_refused(location: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("columns", ["location", "map_version", "location, map_version"])
+@pytest.mark.parametrize("name", ["../secret", "/etc", "..", "a/b", ".hidden", "x" * 999])
+def test_a_city_that_is_a_path_is_refused(name: str, columns: str, tmp_path: Path) -> None:
     source = sources.write("nuplan", tmp_path)
     with sqlite3.connect(source) as con:
-        con.execute("UPDATE log SET location = ?", (location,))
+        for column in columns.split(", "):
+            con.execute(f"UPDATE log SET {column} = ?", (name,))
+    con.close()
+    good, (bad,) = read("nuplan", source)
+    assert not good and "expected plain names" in bad.reason
+
+
+def test_a_log_that_names_no_city_is_refused(tmp_path: Path) -> None:
+    source = sources.write("nuplan", tmp_path)
+    with sqlite3.connect(source) as con:
+        con.execute("UPDATE log SET location = '', map_version = ''")
     con.close()
     good, (bad,) = read("nuplan", source)
     assert not good and "expected plain names" in bad.reason

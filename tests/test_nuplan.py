@@ -1,5 +1,6 @@
 """nuPlan logs and maps: every second frame as it is, the recorder's centre, city maps, and what bad files cost."""
 
+import pickle
 import shutil
 import sqlite3
 from collections.abc import Sequence
@@ -10,8 +11,10 @@ import numpy as np
 import pytest
 import shapely
 
-from sdiff import KINDS
+from pipelines import ingest
+from sdiff import KINDS, ingestion, storage, tables
 from sdiff.logs import nuplan, sqlite_file
+from sdiff.logs import reader as logs_of
 from sdiff.logs.driving_log import LANE_TYPES, LIGHT_STATES, BadRecord, DrivingLog
 from sdiff.windows import cut
 
@@ -48,7 +51,7 @@ def write_log(folder: Path, *changes: str, frames: int = FRAMES) -> str:
     path = folder / "2021.09.16_veh-45_00441_00502.db"
     con = sqlite3.connect(path)
     con.executescript(SCHEMA)
-    con.execute("INSERT INTO log VALUES (?, 'veh-45', ?, 'us-pa-pittsburgh', 'x')", (b"log", path.stem))
+    con.execute("INSERT INTO log VALUES (?, 'veh-45', ?, 'us-pa-pittsburgh', 'us-pa-pittsburgh')", (b"log", path.stem))
     for i, name in enumerate(("vehicle", "bicycle", "pedestrian", "traffic_cone")):
         con.execute("INSERT INTO category VALUES (?, ?, '')", (token("c", i), name))
     for i in range(2):
@@ -265,6 +268,108 @@ def test_of_two_versions_of_a_map_the_newest_counts(town: Path, tmp_path: Path) 
     assert nuplan.files(write_log(town))[1].endswith("/9.17.1937/map.gpkg")
 
 
+def test_the_map_is_that_of_the_log_s_map_version_wherever_the_log_says_it_drove(tmp_path: Path) -> None:
+    """In Las Vegas the table says `las_vegas`, and the map is `us-nv-las-vegas-strip`."""
+    city = write_map(tmp_path / "maps").parent.parent
+    city.rename(city.with_name("us-nv-las-vegas-strip"))
+    change = "UPDATE log SET location = 'las_vegas', map_version = 'us-nv-las-vegas-strip'"
+    logs, _ = read(write_log(tmp_path / "logs", change))
+    assert len(logs) == 2 and logs[0].region == "us-nv-las-vegas-strip"
+
+
+def test_without_its_map_version_a_log_s_map_is_that_of_its_location(town: Path) -> None:
+    logs, _ = read(write_log(town, "UPDATE log SET map_version = '0.4'"))
+    assert len(logs) == 2 and logs[0].region == "us-pa-pittsburgh"
+
+
+def ingested(source: str, output: Path) -> dict[str, bytes]:
+    """The objects of windows, agents and maps, one per table, of a source in as many slices as its size asks for."""
+    ingest.run("nuplan", source, str(output), stride_s=3.0)
+    rows = {
+        table: tables.read(str(output), table).sort_by([(key, "ascending")])
+        for table, key in (("windows", "window_id"), ("agent_tokens", "window_id"))
+    }
+    maps = {p.name: p.read_bytes() for p in (output / "maps").rglob("*.parquet")}
+    return maps | {name: tables.encode(table.combine_chunks(), name) for name, table in rows.items()}
+
+
+def test_tables_are_the_same_in_any_number_of_slices(
+    town: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a frame and poses missing where two slices meet, and a track that cannot be used."""
+    source = write_log(
+        town,
+        f"DELETE FROM lidar_pc WHERE timestamp = {T0_US + 40_100_000}",
+        f"DELETE FROM lidar_box WHERE lidar_pc_token = X'{token('p', 802).hex()}'",
+        f"DELETE FROM ego_pose WHERE timestamp > {T0_US + 23_990_000} AND timestamp < {T0_US + 24_200_000}",
+        "UPDATE ego_pose SET x = x + 0.3 * (rowid % 7), qw = 0.6 + 0.01 * (rowid % 5)",
+        "UPDATE track SET length = -1 WHERE rowid = 2",
+        frames=1600,
+    )
+    whole = [pickle.dumps(x) for x in nuplan.read(source)]
+    for parts in (2, 3, 9):
+        assert [pickle.dumps(x) for part in range(parts) for x in nuplan.read_part(source, part, parts)] == whole
+    one, letters = ingested(source, tmp_path / "1"), tables.read(str(tmp_path / "1"), "dead_letters").num_rows
+    assert letters == 1
+    monkeypatch.setattr(ingestion, "SLICE_BYTES", storage.size(source) / 3)
+    assert len(ingestion.slices(logs_of("nuplan"), source)) == 3
+    assert ingested(source, tmp_path / "3") == one
+    assert tables.read(str(tmp_path / "3"), "dead_letters").num_rows == letters
+
+
+def test_a_slice_of_a_log_costs_its_share_of_rows(town: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Boxes and states of signals are most of a log: they are read where they are, and near the joints twice."""
+    source = write_log(town, frames=4200)
+    taken = dict.fromkeys((1, 5), 0)
+    rows = sqlite_file.Database.rows
+    for parts in taken:
+
+        def counting(self: sqlite_file.Database, sql: str, *more: object, parts: int = parts) -> Any:
+            for some in rows(self, sql, *more):
+                taken[parts] += len(some) * ("lidar_box" in sql or "traffic_light_status" in sql)
+                yield some
+
+        monkeypatch.setattr(sqlite_file.Database, "rows", counting)
+        assert list(nuplan.read_part(source, parts // 2, parts))
+    assert taken[1] == 2 * 4199 and taken[5] < 0.27 * taken[1]
+
+
+def test_a_broken_map_of_a_log_in_many_slices_is_told_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """More slices than blocks, so that the first has no block, and a track that cannot be used."""
+    write_map(tmp_path, skip=["baseline_paths"])
+    source = write_log(tmp_path, "UPDATE track SET length = -1 WHERE rowid = 2")
+    for parts in (1, 2, 9):
+        monkeypatch.setattr(ingestion, "SLICE_BYTES", storage.size(source) / parts)
+        with pytest.raises(ingest.IngestFailed):
+            ingest.run("nuplan", source, str(tmp_path / str(parts)))
+        (letter,) = tables.read(str(tmp_path / str(parts)), "dead_letters").to_pylist()
+        assert "lacks the layers baseline_paths" in letter["reason"]
+
+
+def test_a_block_that_cannot_be_used_costs_itself(town: Path) -> None:
+    """From 45 to 50 s there is one car, whose heading is not known; the recorder comes back after it."""
+    source = write_log(
+        town,
+        f"UPDATE lidar_box SET yaw = NULL WHERE lidar_pc_token >= X'{token('p', 900).hex()}'",
+        f"DELETE FROM ego_pose WHERE timestamp BETWEEN {T0_US + 39_000_000} AND {T0_US + 65_000_000}",
+        frames=1600,
+    )
+    for parts in (1, 4):
+        items = [x for part in range(parts) for x in nuplan.read_part(source, part, parts)]
+        assert [x.log_id[-4:] for x in items if isinstance(x, DrivingLog)] == ["-000", "-001", "-003"]
+        (lost,) = (x for x in items if isinstance(x, BadRecord) and x.is_log)
+        assert lost.record.endswith("-002") and lost.stage == "validate" and "no usable track" in lost.reason
+
+
+def test_a_fault_in_a_long_log_costs_one_slice(town: Path) -> None:
+    source = write_log(
+        town, f"UPDATE lidar_box SET track_token = X'00' WHERE lidar_pc_token = X'{token('p', 9).hex()}'"
+    )
+    (bad,) = nuplan.read_part(source, 0, 2)
+    assert isinstance(bad, BadRecord) and bad.is_log and "names" not in bad.record
+    assert [x.log_id[-4:] for x in nuplan.read_part(source, 1, 2) if isinstance(x, DrivingLog)] == ["-001"]
+
+
 CAR = f"X'{token('t', 0).hex()}'"
 
 
@@ -292,8 +397,8 @@ def test_a_bad_track_costs_itself_alone_and_is_told_once(town: Path, change: str
         ("DELETE FROM log", "the table log has 0 rows"),
         ("UPDATE log SET location = '../../etc'", "expected plain names"),
         ("UPDATE log SET logfile = '../x'", "expected plain names"),
-        ("UPDATE log SET location = NULL", "expected plain names"),
-        ("UPDATE log SET location = CAST(X'FFFE' AS TEXT)", "cannot be read"),
+        ("UPDATE log SET location = NULL, map_version = NULL", "expected plain names"),
+        ("UPDATE log SET map_version = CAST(X'FFFE' AS TEXT)", "cannot be read"),
         ("DELETE FROM lidar_pc", "the table lidar_pc has no rows"),
         ("UPDATE lidar_pc SET timestamp = timestamp - 50000 WHERE rowid = 9", "time does not go forward"),
         ("UPDATE lidar_pc SET timestamp = timestamp + 20000 WHERE rowid > 9", "expected multiples of 0.05 s"),
@@ -303,7 +408,7 @@ def test_a_bad_track_costs_itself_alone_and_is_told_once(town: Path, change: str
         ("UPDATE ego_pose SET qw = 0, qz = 0", "has not two finite poses"),
         ("UPDATE ego_pose SET epsg = 4326", "EPSG:4326, expected a UTM zone"),
         ("UPDATE ego_pose SET epsg = 4326 WHERE rowid = 3", "in one coordinate system"),
-        ("UPDATE lidar_box SET track_token = X'00' WHERE rowid = 3", "1 boxes name a frame or a track"),
+        ("UPDATE lidar_box SET track_token = X'00' WHERE rowid = 3", "1 boxes name a track that is not there"),
         ("UPDATE ego_pose SET epsg = 32611", "no lane around the log"),
     ],
 )
@@ -403,6 +508,49 @@ def test_a_bad_map_says_what_is_wrong(tmp_path: Path, change: str, reason: str) 
         list(nuplan.read(write_log(tmp_path)))
 
 
+def test_of_a_city_only_what_may_reach_the_log_is_parsed(tmp_path: Path) -> None:
+    """By the envelopes before the shapes: one 5 km off holds no shape at all, and one that covers all is kept."""
+    path = write_map(tmp_path)
+    con = sqlite3.connect(path)
+    broken = geometry(north(X0 + 5000, Y0, Y0 + 50), True)[:40] + b"?"
+    con.execute("UPDATE baseline_paths SET geom = ? WHERE fid = 5", (broken,))
+    wide = geometry(strip(X0 - 50_000, Y0 - 50_000, X0 + 50_000, Y0 + 50_000), True)
+    con.execute("UPDATE intersections SET geom = ?", (wide,))
+    con.commit()
+    whole = read(write_log(tmp_path))[0][0].map
+    assert list(whole.feature_id[whole.of_kind("lane_centerline")]) == ["lane_10", "lane_11", "lane_12", "connector_40"]
+    areas = [shapely.Polygon(whole.points(int(i))).area for i in whole.of_kind("drivable_area")]
+    assert max(areas) > 9e9
+    near = geometry(north(X0, Y0, Y0 + 50), True)[:40] + b"?"
+    con.execute("UPDATE baseline_paths SET geom = ? WHERE fid = 5", (near,))
+    con.commit()
+    con.close()
+    with pytest.raises(BadRecord, match="what is no geometry"):
+        list(nuplan.read(str(next(tmp_path.glob("*.db")))))
+
+
+def test_a_log_is_divided_by_its_own_size_and_not_by_its_city_s(town: Path, tmp_path: Path) -> None:
+    source = write_log(town)
+    con = sqlite3.connect(next(tmp_path.rglob("map.gpkg")))
+    con.execute("INSERT INTO meta VALUES (1, 'large', zeroblob(30000000))")
+    con.commit()
+    con.close()
+    assert len(ingestion.slices(logs_of("nuplan"), source)) == 1
+
+
+def test_ids_that_a_map_writes_as_text_are_ids(tmp_path: Path) -> None:
+    con = sqlite3.connect(write_map(tmp_path))
+    for layer, column in (("baseline_paths", "lane_fid"), ("lane_connectors", "exit_lane_fid")):
+        con.execute(f"ALTER TABLE {layer} RENAME COLUMN {column} TO old")
+        con.execute(f"ALTER TABLE {layer} ADD COLUMN {column} TEXT")
+        con.execute(f"UPDATE {layer} SET {column} = CAST(old AS TEXT)")
+    con.commit()
+    con.close()
+    m = read(write_log(tmp_path))[0][0].map
+    assert list(m.feature_id[m.of_kind("lane_centerline")]) == ["lane_10", "lane_11", "lane_12", "connector_40"]
+    assert m.successors.tolist() == [[0, 3], [3, 2]]
+
+
 def test_a_map_in_the_log_s_own_zone_needs_no_projection(tmp_path: Path) -> None:
     con = sqlite3.connect(write_map(tmp_path))
     line = geometry(shapely.LineString([(X0, Y0), (X0, Y0 + 50)]), False)
@@ -431,7 +579,8 @@ def test_real_poses_equal_the_tables(real_data: Path) -> None:
     """Positions within 1 cm, headings within 0.001 rad of what SQL says, at every second frame."""
     for source in real_logs(real_data):
         with sqlite_file.opened(source) as database:
-            recording = nuplan.read_recording(database, "x", "y")
+            whole = nuplan.read_whole(database, "x", "y")
+            recording = nuplan.read_recording(database, whole)
         con = sqlite3.connect(f"file:{source}?mode=ro&immutable=1", uri=True)
         frames = con.execute("SELECT token, timestamp FROM lidar_pc ORDER BY timestamp").fetchall()[::2]
         assert (np.abs(np.diff([at for _, at in frames]) - 100_000) < 250).all(), "no frame is off by more than 0.25 ms"
@@ -444,7 +593,7 @@ def test_real_poses_equal_the_tables(real_data: Path) -> None:
         key = {(n, t.hex()): row for n, t, *row in expected}
         boxes = recording.boxes
         assert len(key) == len(boxes.step)
-        ids = recording.agents.agent_id[boxes.track]
+        ids = whole.agents.agent_id[boxes.track]
         truth = np.array([key[int(s), str(i)] for s, i in zip(boxes.step, ids, strict=True)]).T
         np.testing.assert_allclose(boxes.pose[[0, 1, 3, 4]], truth[[0, 1, 3, 4]], atol=0.01)
         np.testing.assert_allclose(boxes.pose[2], truth[2], atol=0.001)
@@ -469,7 +618,7 @@ def test_a_real_log_with_a_map_becomes_windows(real_data: Path, tmp_path: Path) 
     city = write_map(tmp_path, length_m=330)
     city.parent.parent.rename(tmp_path / "us-pa-pittsburgh-hazelwood")
     with sqlite_file.opened(source) as database:
-        recording = nuplan.read_recording(database, "x", "y")
+        recording = nuplan.read_recording(database, nuplan.read_whole(database, "x", "y"))
     con = sqlite3.connect(tmp_path / "us-pa-pittsburgh-hazelwood" / "9.17.1937" / "map.gpkg")
     path = shapely.LineString(in_degrees(*recording.ego[:2, ::5]))
     con.execute("UPDATE baseline_paths SET geom = ? WHERE fid = 1", (geometry(path, True),))

@@ -136,6 +136,61 @@ def test_what_nuscenes_gets_wrong_is_put_right(tmp_path: Path) -> None:
     assert (log.region, log.license) == ("boston-seaport", "CC BY-NC-SA 4.0")
     np.testing.assert_allclose([log.tracks.length_m[0], log.tracks.width_m[0]], [4.08, 1.73])
     assert KINDS[log.tracks.kind[1]] == "bus" and np.isnan(log.map.speed_limit_mps[0])
+    assert log.size_known is not None and log.size_known.tolist() == [False, True]
+
+
+def test_a_recorder_of_nuscenes_is_at_its_centre_and_not_at_its_rear_axle(tmp_path: Path) -> None:
+    """It turns on the spot around the axle by 1 rad/s: the centre goes around it at 1.385 m/s."""
+    turning = car(position=np.zeros((STEPS, 3)), heading=np.arange(STEPS) * 0.1, velocity=np.zeros((STEPS, 2)))
+    log, _ = read(write(tmp_path, scenario(metadata={"dataset": "nuscenes"}, tracks={"a": turning, "b": car()})))
+    t = log.tracks
+    np.testing.assert_allclose(np.hypot(t.x_m[0], t.y_m[0]), 1.385)
+    np.testing.assert_allclose([t.x_m[0, 0], t.y_m[0, 0]], [1.385, 0], atol=1e-6)
+    np.testing.assert_allclose(np.hypot(t.vx_mps[0], t.vy_mps[0])[1:-1], 1.385, rtol=0.01)
+    np.testing.assert_array_equal(t.x_m[1], np.arange(STEPS))
+    other, _ = read(write(tmp_path, scenario(tracks={"a": turning})))
+    assert (other.tracks.x_m == 0).all(), "Waymo's poses are those of the centre"
+
+
+def procedural_lane(y: float, left: list[str], right: list[str], limit: float = 1000) -> dict[str, Any]:
+    links = {"left_neighbor": left, "right_neighbor": right, "entry_lanes": [], "exit_lanes": ["out"]}
+    return lane([(0, y), (40, y)], **links, polygon=None, speed_limit_kmh=limit)
+
+
+def test_a_procedural_map_names_all_lanes_beside_one(tmp_path: Path) -> None:
+    """From left to right 0, 1, 2, as ids in a list: the neighbour is the nearest of them."""
+    features = {
+        "0": procedural_lane(7.0, [], ["1", "2"]),
+        "1": procedural_lane(3.5, ["0"], ["2"]),
+        "2": procedural_lane(0.0, ["0", "1"], [], limit=60.0),
+        "out": lane([(40, 0), (80, 0)]),
+    }
+    about = {"dataset": "metadrive", "coordinate": "metadrive", "metadrive_processed": True}
+    log, bad = read(write(tmp_path, scenario(map_features=features, metadata=about, dynamic_map_states={})))
+    m = log.map
+    assert log.log_id.startswith("abc-") and m.map_id == log.log_id, "ids of simulated scenarios count from 0 each time"
+    assert not bad and not m.links_derived and log.license == "unknown"
+    assert m.left[:3].tolist() == [-1, 0, 1] and m.right[:3].tolist() == [1, 2, -1]
+    assert m.successors.tolist() == [[0, 3], [1, 3], [2, 3]]
+    np.testing.assert_allclose(m.speed_limit_mps[:3] * 3.6, [np.nan, np.nan, 60.0], rtol=1e-6)
+    assert log.size_known is not None and log.size_known.all(), "what is simulated has the size of its model"
+
+
+def test_what_a_conversion_of_argoverse_makes_up_does_not_pass_for_the_source_s(tmp_path: Path) -> None:
+    features = {"1": lane([(0, 0), (40, 0)], exit_lanes=["2"], speed_limit_kmh=136.8), "2": lane([(40, 0), (80, 0)])}
+    tracks = {"AV": car(length=np.full(STEPS, 4.0)), "7": car(3.5)}
+    log, _ = read(
+        write(tmp_path, scenario(map_features=features, tracks=tracks, metadata={"dataset": "av2", "sdc_id": "AV"}))
+    )
+    assert np.isnan(log.map.speed_limit_mps).all()
+    assert log.size_known is not None and not log.size_known.any()
+    np.testing.assert_allclose([log.tracks.length_m[0], log.tracks.width_m[0]], [4.877, 2.0])
+    assert log.license == "CC BY-NC-SA 4.0"
+
+
+def test_the_recorder_s_size_of_nuplan_is_that_of_its_make(tmp_path: Path) -> None:
+    log, _ = read(write(tmp_path, scenario(metadata={"dataset": "nuplan"})))
+    assert log.size_known is not None and log.size_known.tolist() == [False, True, True, True]
 
 
 GAP = np.where(np.arange(STEPS)[:, None] == 5, np.nan, np.zeros((STEPS, 3)))
@@ -262,10 +317,12 @@ def test_real_scenarios_are_what_python_loads(real_data: Path, folder: str, coun
             state = track["state"]
             valid = np.asarray(state["valid"], bool)
             assert (t.valid[i] == valid).all()
-            assert np.abs(t.x_m[i] - state["position"][:, 0])[valid].max() < 0.01
-            assert np.abs(t.y_m[i] - state["position"][:, 1])[valid].max() < 0.01
+            from_axle = i == log.recorder and folder == "scenarionet_nuscenes"
+            ahead_m = 1.385 * from_axle * np.stack([np.cos(t.heading_rad[i]), np.sin(t.heading_rad[i])])
+            assert np.abs(t.x_m[i] - ahead_m[0] - state["position"][:, 0])[valid].max() < 0.01
+            assert np.abs(t.y_m[i] - ahead_m[1] - state["position"][:, 1])[valid].max() < 0.01
             assert np.abs(wrap_angle(t.heading_rad[i] - np.ravel(state["heading"])))[valid].max() < 0.001
-            assert np.abs(np.stack([t.vx_mps[i], t.vy_mps[i]], -1) - state["velocity"])[valid].max() < 0.01
+            assert from_axle or np.abs(np.stack([t.vx_mps[i], t.vy_mps[i]], -1) - state["velocity"])[valid].max() < 0.01
         assert np.median(t.length_m[np.isin(t.kind, [KINDS.index("car"), KINDS.index("vehicle")])]) > 4
         assert share_along_lanes(log) > 0.85, source  # maps are cut out: some drive beyond the rim
 
@@ -280,3 +337,23 @@ def test_a_closed_boundary_of_nuscenes_outlines_the_road_and_is_no_paint(tmp_pat
     assert [len(line) for line in kinds["road_edge"]][-1:] == [5]
     areas = [shapely.Polygon(log.map.points(f)) for f in log.map.of_kind("drivable_area")]
     assert any(area.area == pytest.approx(40**2) for area in areas)
+
+
+def centre_ahead_m(log: DrivingLog) -> list[tuple[float, float]]:
+    """Rate of turn and sideways speed of the recorder where it drives a curve: their ratio is how far before the point
+    that follows its heading, the rear axle, its place is."""
+    t, r = log.tracks, log.recorder
+    heading = np.unwrap(t.heading_rad[r])
+    turn = (heading[4:] - heading[:-4]) / 0.4
+    vx, vy = ((p[4:] - p[:-4]) / 0.4 for p in (t.x_m[r], t.y_m[r]))
+    along, aside = (np.cos(heading[2:-2]) * a + np.sin(heading[2:-2]) * b for a, b in ((vx, vy), (vy, -vx)))
+    bends = (along > 2) & (np.abs(turn) > 0.05) & t.valid[r, 2:-2]
+    return list(zip(turn[bends], aside[bends], strict=True))
+
+
+def test_real_recorders_of_nuscenes_swing_out_as_a_centre_does(real_data: Path) -> None:
+    """The rear axle goes where the vehicle heads; a point a ahead of it goes sideways at a times the rate of turn."""
+    sources = scenarionet.find(str(real_data / "scenarionet_nuscenes"))
+    turn, aside = np.array([x for source in sources for x in centre_ahead_m(read(source)[0])]).T
+    assert len(turn) > 100
+    assert (turn * aside).sum() / (turn**2).sum() == pytest.approx(1.385, abs=0.3)

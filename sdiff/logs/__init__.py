@@ -1,5 +1,6 @@
 """Driving logs: one module per source format, each with `find(uri)` and `read(source)`."""
 
+import hashlib
 import json
 import zlib
 from collections.abc import Iterator, Mapping
@@ -48,8 +49,9 @@ class Reader(Protocol):
     Where it has `files(source)`, that names the files that decide what a source holds. Where its UNDIVIDED is true, a
     source is one slice of work whatever its size: reading a part would cost as much as reading it all. Where it has
     `read_part(source, part, parts)`, that yields the logs of one of so many stretches of the source, at the stretch's
-    share of time and memory; it raises what the whole source has wrong before its first log. Where it has `of(source)`,
-    that is the reader of the source's own format.
+    share of time and memory; it raises what the whole source has wrong before its first log. Where it has
+    `divided(source)`, that names the files that are read in stretches, of all that decide what it holds. Where it has
+    `of(source)`, that is the reader of the source's own format.
     """
 
     def find(self, uri: str) -> list[str]:
@@ -87,12 +89,22 @@ def files(reader: Reader, source: str) -> list[str]:
     return found
 
 
+def divided(reader: Reader, source: str) -> list[str]:
+    """The files whose size is that of the work with `source`: those its reader names, else all that decide it."""
+    named = getattr(reader, "divided", None)
+    return cast(list[str], named(source)) if named else files(reader, source)
+
+
 def read_json(uri: str) -> Any:
     """The JSON document at `uri`, gzipped or plain; numbers may be NaN, as Python writes them.
 
     Raises BadRecord where it is not JSON, storage.StorageError where it cannot be read.
     """
-    data = read_packed(uri, MOST_JSON_BYTES)
+    return parse_json(read_packed(uri, MOST_JSON_BYTES))
+
+
+def parse_json(data: bytes) -> Any:
+    """The JSON document in `data`. Raises BadRecord where it is none."""
     try:
         return orjson.loads(data)
     except orjson.JSONDecodeError as error:
@@ -125,6 +137,11 @@ def read_packed(uri: str, most_bytes: int) -> bytes:
     if len(data) > most_bytes:
         raise BadRecord(f"document of more than {most_bytes >> 20} MiB, expected less")
     return data
+
+
+def content_id(data: bytes) -> str:
+    """What tells logs apart that are called alike, as where a file name counts from 0 in every folder."""
+    return hashlib.blake2b(data, digest_size=3).hexdigest()
 
 
 def expect_plain_xml(data: bytes) -> None:

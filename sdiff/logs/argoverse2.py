@@ -11,7 +11,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from sdiff import KINDS, storage
-from sdiff.logs import argoverse2_map, arrow_file, expect_size, usable
+from sdiff.logs import argoverse2_map, argoverse2_sensor, arrow_file, expect_size, usable
 from sdiff.logs.driving_log import BadRecord, DrivingLog, Lights, Tracks, VectorMap, plain_name
 
 DATASET = "argoverse2_motion"
@@ -63,7 +63,8 @@ def files(source: str) -> list[str]:
 def read(source: str) -> Iterator[DrivingLog | BadRecord]:
     """The scenario at `source`, with the map that lies beside it; a BadRecord for each track that cannot be used.
 
-    Velocities are the source's. A scenario of the test split has its 50 observed steps. The recorder is track "AV".
+    Velocities are the source's. A scenario of the test split has its 50 observed steps. The recorder is track "AV",
+    with its known size; the others have the usual ones of their class.
     Raises BadRecord where the scenario or its map cannot be used, storage.StorageError where one cannot be read.
     """
     table = _table(source)
@@ -72,7 +73,9 @@ def read(source: str) -> Iterator[DrivingLog | BadRecord]:
     if not np.isfinite(start_ns):
         raise BadRecord(f"start_timestamp is {start_ns}, expected a time [ns]")
     tracks, faults = _tracks(table)
-    recorder = np.flatnonzero(tracks.agent_id == "AV")
+    is_av = tracks.agent_id == argoverse2_sensor.EGO_ID
+    tracks.length_m[is_av], tracks.width_m[is_av] = argoverse2_sensor.EGO_SIZE_M
+    recorder = np.flatnonzero(is_av)
     log = DrivingLog(
         log_id=scenario_id,
         dataset=DATASET,

@@ -27,10 +27,13 @@ _log = logging.getLogger(__name__)
 
 
 def find(uri: str) -> list[str]:
-    """URIs of the sources of all formats at or under `uri`, sorted. Raises storage.StorageError where there is none."""
+    """URIs of the sources of all formats at or under `uri`, sorted; each once, whatever other format its name fits too.
+
+    Raises storage.StorageError where there is none.
+    """
     if not storage.objects(uri, ""):
         raise storage.StorageError(f"nothing at {uri}; expected driving logs there or below")
-    found = {format: [s for s in _found(format, uri) if _is(format, s)] for format in NAMES}
+    found = {format: [s for s in _found(format, uri) if _format(s) == format] for format in NAMES}
     sources = sorted(source for of_format in found.values() for source in of_format)
     if not sources:
         raise storage.StorageError(f"no driving log at {uri}; expected one of the formats {', '.join(NAMES)}")
@@ -40,10 +43,10 @@ def find(uri: str) -> list[str]:
 
 def of(source: str) -> logs.Reader:
     """The reader of one source. Raises storage.StorageError where no format knows it."""
-    for format in NAMES:
-        if _is(format, source):
-            return logs.reader(format)
-    raise storage.StorageError(f"{source} is none of the formats {', '.join(NAMES)}")
+    format = _format(source)
+    if format is None:
+        raise storage.StorageError(f"{source} is none of the formats {', '.join(NAMES)}")
+    return logs.reader(format)
 
 
 def files(source: str) -> list[str]:
@@ -61,6 +64,11 @@ def _found(format: str, uri: str) -> list[str]:
         return logs.reader(format).find(uri)
     except storage.StorageError:  # there is something, see `find`, but not of this format
         return []
+
+
+def _format(source: str) -> str | None:
+    """The first format that a source is of."""
+    return next((format for format in NAMES if _is(format, source)), None)
 
 
 def _is(format: str, source: str) -> bool:

@@ -39,6 +39,8 @@ OBSTACLE_KINDS = {
 """Obstacle type -> kind; all others are `other`."""
 
 OBSTACLES = ("dynamicObstacle", "staticObstacle", "obstacle")
+NO_AGENTS = {"phantomObstacle": "what might be where nobody sees", "environmentObstacle": "a building or the like"}
+"""Other obstacles, and what they are."""
 STATE_PATHS = ("time/exact", "position/point/x", "position/point/y", "orientation/exact", "velocity/exact")
 
 LANE_TYPE_OF = {"bicycleLane": "bike", "busLane": "bus", "sidewalk": "pedestrian"}
@@ -54,8 +56,20 @@ PAINTED = (
     "dashed_solid",
 )
 CURBS = ("curb", "lowered_curb")
-SPEED_LIMITS = ("274", "R2-1", "274.1", "R301")
-"""Traffic signs that give the highest speed, in m/s."""
+SPEED_LIMITS = {
+    "274": "Germany, and countries whose own signs the format does not have",
+    "274.1": "Germany, zones",
+    "r2-1": "USA, Puerto Rico",
+    "r301": "Spain",
+    "3.24": "Russia",
+    "r15": "Argentina",
+    "c43": "Belgium",
+    "b14": "France",
+    "b31": "Croatia",
+    "\N{GREEK SMALL LETTER RHO}-32": "Greece",
+    "p-32": "Greece, in Latin letters",
+}
+"""Traffic signs that give the highest speed, in m/s, by their ids in small letters, and where they stand."""
 LIGHT_STATES = {"red": 1, "redYellow": 1, "yellow": 2, "green": 3}
 
 Array = NDArray[np.float64]
@@ -144,9 +158,11 @@ def _obstacles(root: ET.Element, step_s: float) -> tuple[Tracks, list[BadRecord]
     found: list[_Track] = []
     bad: list[BadRecord] = []
     for el in root:
+        agent_id = el.get("id", "")
+        if el.tag in NO_AGENTS:
+            bad.append(BadRecord(f"{el.tag} ({NO_AGENTS[el.tag]}) is no track; it is left out", record=agent_id))
         if el.tag not in OBSTACLES:
             continue
-        agent_id = el.get("id", "")
         try:
             found.append(_obstacle(el, agent_id, MAX_STEPS * STEP_S / step_s))
         except BadRecord as error:
@@ -190,22 +206,44 @@ def _of_states(parts: list[ET.Element], states: list[ET.Element], path: str) -> 
     return [_number(s, path) for s in states]
 
 
-def _shape(el: ET.Element, agent_id: str) -> tuple[float, float, float, float, float]:
-    """Length, width, and the centre (x, y) and direction of an obstacle's box in its own frame [m, rad]."""
-    rectangle, circle, polygon = (el.find(f"shape/{name}") for name in ("rectangle", "circle", "polygon"))
-    if rectangle is not None:
-        center = [0.0 if np.isnan(v) else v for v in (_number(rectangle, f"center/{a}") for a in "xy")]
-        turned = _number(rectangle, "orientation")
-        size = _number(rectangle, "length"), _number(rectangle, "width")
-        return *size, center[0], center[1], 0.0 if np.isnan(turned) else turned
-    if circle is not None:
-        across = 2 * _number(circle, "radius")
-        return across, across, 0.0, 0.0, 0.0
-    if polygon is not None:
-        xy = _points(polygon)
-        (x0, y0), (x1, y1) = xy.min(0), xy.max(0)
-        return x1 - x0, y1 - y0, (x0 + x1) / 2, (y0 + y1) / 2, 0.0
-    raise BadRecord("obstacle has no shape, expected a rectangle, circle or polygon", record=agent_id)
+class _Box(NamedTuple):
+    """A box in an obstacle's own frame: size, centre [m] and direction [rad]."""
+
+    length: float
+    width: float
+    x: float
+    y: float
+    turned: float
+
+
+def _shape(el: ET.Element, agent_id: str) -> _Box:
+    """The box of an obstacle: that of its shape, or, where it has several, the one around them along its heading."""
+    found = [_box(part) for part in el.iterfind("shape/*") if part.tag in ("rectangle", "circle", "polygon")]
+    if not found:
+        raise BadRecord("obstacle has no shape, expected a rectangle, circle or polygon", record=agent_id)
+    return found[0] if len(found) == 1 else _around(np.concatenate([_corners(box) for box in found]))
+
+
+def _box(shape: ET.Element) -> _Box:
+    if shape.tag == "polygon":
+        return _around(_points(shape))
+    x, y, turned = (_number(shape, path) for path in ("center/x", "center/y", "orientation"))
+    if shape.tag == "circle":
+        length = width = 2 * _number(shape, "radius")
+    else:
+        length, width = _number(shape, "length"), _number(shape, "width")
+    return _Box(length, width, *(0.0 if np.isnan(v) else v for v in (x, y, turned)))
+
+
+def _around(xy: Array) -> _Box:
+    (x0, y0), (x1, y1) = xy.min(0), xy.max(0)
+    return _Box(x1 - x0, y1 - y0, (x0 + x1) / 2, (y0 + y1) / 2, 0.0)
+
+
+def _corners(box: _Box) -> Array:
+    c, s = np.cos(box.turned), np.sin(box.turned)
+    ahead, aside = np.array([c, s]) * box.length / 2, np.array([-s, c]) * box.width / 2
+    return np.array([box.x, box.y]) + np.array([ahead + aside, ahead - aside, -ahead + aside, -ahead - aside])
 
 
 def _points(parent: ET.Element | None) -> Array:
@@ -339,16 +377,17 @@ class _Lanelets:
         return np.isin(list(self.index), ways)
 
     def _speed_limits(self) -> NDArray[np.float32]:
-        limits = {}
+        """The lowest limit of each lanelet: of its signs, or, in documents of 2018b, its own."""
+        limits: dict[str | None, float] = {}
         for sign in self.root.iterfind("trafficSign"):
             for el in sign.iterfind("trafficSignElement"):
-                if (el.findtext("trafficSignID") or "").strip() in SPEED_LIMITS:
+                if (el.findtext("trafficSignID") or "").strip().lower() in SPEED_LIMITS:
                     limits[sign.get("id")] = _number(el, "additionalValue")
-        refs = [
-            [limits[r.get("ref")] for r in el.iterfind("trafficSignRef") if r.get("ref") in limits]
+        stated = [
+            [_number(el, "speedLimit"), *(limits.get(r.get("ref"), np.nan) for r in el.iterfind("trafficSignRef"))]
             for el in self.elements
         ]
-        return np.array([min(found, default=np.nan) for found in refs], np.float32)
+        return np.array([min((v for v in found if 0 < v < np.inf), default=np.nan) for found in stated], np.float32)
 
     def _marked(self, markings: tuple[str, ...]) -> Lines:
         """Bounds with one of these line markings, each once: two neighbours share the line between them."""

@@ -1,8 +1,9 @@
-"""Waymo Open Motion scenarios as GPUDrive and Nocturne write them: one JSON document each, plain or gzipped.
+"""Scenarios as GPUDrive and Nocturne write them, of Waymo Open Motion and others: a JSON document each, or gzipped.
 
 Format: https://github.com/Emerge-Lab/gpudrive (data_utils), https://github.com/facebookresearch/nocturne (docs)
 """
 
+import re
 from collections import Counter
 from collections.abc import Iterator
 from itertools import chain
@@ -14,13 +15,25 @@ from numpy.typing import NDArray
 
 from sdiff import KINDS, storage
 from sdiff.geometry import wrap_angle
-from sdiff.logs import expect_size, read_json, usable
+from sdiff.logs import MOST_JSON_BYTES, content_id, expect_size, parse_json, read_packed, usable
 from sdiff.logs.driving_log import LANE_TYPES, BadRecord, DrivingLog, Lights, Tracks, VectorMap, plain_name
+from sdiff.logs.scenarionet import LICENSES, size_known
 from sdiff.maps import Features, Lanes, Lines, derive, vector_map
 
 DATASET = "gpudrive"
-REGION = "waymo"
-LICENSE = "Waymo Open Dataset License Agreement for Non-Commercial Use"
+
+ORIGINS = {"waymo": "waymo", "womd": "waymo", "nuplan": "nuplan", "nuscenes": "nuscenes", "argoverse2": "av2"}
+"""What files call the data set that they were made of, in small letters -> its name in scenarionet.LICENSES."""
+MAPS = {
+    **dict.fromkeys(("us-nv-las-vegas-strip", "us-pa-pittsburgh-hazelwood", "us-ma-boston", "sg-one-north"), "nuplan"),
+    **dict.fromkeys(
+        ("boston-seaport", "singapore-onenorth", "singapore-queenstown", "singapore-hollandvillage"), "nuscenes"
+    ),
+}
+"""Name of a map -> the data set whose it is."""
+WAYMO_FILE = "tfrecord"
+"""What stands in the names of scenes from Waymo."""
+WAYMO_ID = re.compile("[0-9a-f]{14,16}")
 
 NO_POSITION_M = -10000.0
 """What the source writes for x and y where an agent was not observed."""
@@ -86,18 +99,22 @@ def read(source: str) -> Iterator[DrivingLog | BadRecord]:
     """The scenario at `source`; a BadRecord for each track that cannot be used.
 
     Headings come in degrees or in radians, by the version of the converter: the unit is the one that agrees with the
-    velocities, which are the source's. The recorder is known where the file has metadata.sdc_track_index. The map has
-    neither links between lanes nor a drivable area nor stop lines: they are derived.
+    velocities, which are the source's. The recorder is known where the file tells it, and so are data set, region and
+    licence. The map has neither links between lanes nor a drivable area nor stop lines: they are derived.
     Raises BadRecord where the document cannot be used, storage.StorageError where it cannot be read.
     """
-    raw = read_json(source)
-    log_id = source.rsplit("/", 1)[-1].removesuffix(".gz").removesuffix(".json")
+    data = read_packed(source, MOST_JSON_BYTES)
+    raw = parse_json(data)
+    name = source.rsplit("/", 1)[-1].removesuffix(".gz").removesuffix(".json")
     try:
+        about = raw.get("metadata") or {}
         tracks, faults = _tracks(raw["objects"])
         roads = _roads(raw["roads"])
         signals = _signals(raw.get("tl_states") or {}, tracks.valid.shape[1])
-        recorder = (raw.get("metadata") or {}).get("sdc_track_index")
+        recorder = _recorder(raw, about)
         scenario_id = plain_name(raw.get("scenario_id") or "")
+        origin = _origin(raw, about, name)
+        region = plain_name(about.get("map_name") or about.get("map") or origin)
     except (KeyError, TypeError, AttributeError, ValueError, IndexError, OverflowError) as error:
         if isinstance(error, BadRecord):
             raise
@@ -105,22 +122,55 @@ def read(source: str) -> Iterator[DrivingLog | BadRecord]:
             f"not a GPUDrive scenario: {type(error).__name__} {str(error)[:200]}; expected objects, each with "
             f"{', '.join(OBJECT_FIELDS)}, and roads, each with type and geometry, whose points have x and y"
         ) from error
-    if recorder is not None and not (isinstance(recorder, int) and 0 <= recorder < len(tracks.agent_id)):
-        raise BadRecord(f"metadata.sdc_track_index is {recorder}, expected 0 to {len(tracks.agent_id) - 1}")
+    # names of files are no ids: Waymo's validation and testing shards are called alike
+    log_id = f"{name}-{content_id(data)}"
     yield from usable(
         DrivingLog(
             log_id=log_id,
             dataset=DATASET,
-            region=REGION,
-            license=LICENSE,
+            region=region,
+            license=LICENSES.get(origin, "unknown"),
             tracks=tracks,
             map=_map(roads, log_id),
             lights=_lights(signals, roads),
             recorder=recorder,
-            split_key=scenario_id,
+            split_key=scenario_id or name,
+            size_known=size_known(origin, len(tracks.agent_id), recorder),
         ),
         faults,
     )
+
+
+def _origin(raw: dict[str, Any], about: dict[str, Any], name: str) -> str:
+    """The data set that a scene was made of: as it says, or as what only scenes of one have; else `unknown`."""
+    stated = about.get("dataset_name") or about.get("dataset") or raw.get("dataset")
+    if stated:
+        return ORIGINS.get(str(stated).lower(), plain_name(stated))
+    place = str(about.get("map_name") or about.get("map"))
+    if place in MAPS:
+        return MAPS[place]
+    names = [name, str(raw.get("name") or "")]
+    prefixes = [ORIGINS[p] for p in (n.partition("_")[0].lower() for n in names) if p in ORIGINS]
+    if prefixes:
+        return prefixes[0]
+    is_waymo = any(WAYMO_FILE in n for n in names) or WAYMO_ID.fullmatch(str(raw.get("scenario_id")))
+    return "waymo" if is_waymo else "unknown"
+
+
+def _recorder(raw: dict[str, Any], about: dict[str, Any]) -> int | None:
+    """Index of the recording vehicle among the objects, where a file has it in one of four ways; else None."""
+    objects, places = raw["objects"], (about, raw)
+    for place, index in ((place, place.get("sdc_track_index")) for place in places):
+        if index is not None and not (type(index) is int and 0 <= index < len(objects)):
+            where = "metadata.sdc_track_index" if place is about else "sdc_track_index"
+            raise BadRecord(f"{where} is {str(index)[:40]}, expected 0 to {len(objects) - 1}")
+        if index is not None:
+            return index
+    ego = {str(place["ego_id"]) for place in places if place.get("ego_id") is not None}
+    marked = [i for i, o in enumerate(objects) if o.get("is_sdc") is True]
+    named = [i for i, o in enumerate(objects) if "id" in o and str(o["id"]) in ego]
+    found = marked or named
+    return found[0] if len(found) == 1 else None
 
 
 def _tracks(objects: list[dict[str, Any]]) -> tuple[Tracks, dict[int, str]]:

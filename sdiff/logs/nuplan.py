@@ -40,13 +40,13 @@ POSE_GAP_S = 0.1
 
 LEVELS = 4
 """How many folders above a log's own are searched for maps."""
-_LOCATION = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_MAP_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}")
 
 Array = NDArray[np.float64]
 
 
 class _Frames(NamedTuple):
-    """Frames at 10 Hz. row: (F,) rowid in lidar_pc. step: (F,) from 0. time_us: (F,)."""
+    """Frames at 10 Hz. row: (F,) rowid in lidar_pc. step: (F,) from 0 at the file's first one. time_us: (F,)."""
 
     row: NDArray[np.int64]
     step: NDArray[np.int64]
@@ -70,18 +70,23 @@ class _Agents(NamedTuple):
     size_m: Array
 
 
+class Whole(NamedTuple):
+    """What is known of all of a file before a stretch of it is read. name: of the log. region: of its map."""
+
+    name: str
+    region: str
+    frames: _Frames
+    agents: _Agents
+
+
 class Recording(NamedTuple):
-    """All that a file holds besides its map. ego: (5, F) pose of the centre and velocity, NaN where not known.
+    """What a stretch of a file holds. ego: (5, F) pose of the centre and velocity, NaN where not known.
 
     light_connector, light_step, light_state: one entry per status of a lane connector in a kept frame.
     """
 
-    name: str
-    location: str
-    epsg: int
     frames: _Frames
     ego: Array
-    agents: _Agents
     boxes: _Boxes
     light_connector: NDArray[np.int64]
     light_step: NDArray[np.int64]
@@ -106,6 +111,11 @@ def files(source: str) -> list[str]:
     return [source, *([found] if found else [])]
 
 
+def divided(source: str) -> list[str]:
+    """The log: of its city's map, which may be larger, each slice needs the same part."""
+    return [source]
+
+
 def read(source: str) -> Iterator[DrivingLog | BadRecord]:
     """The log at `source` in blocks of 20 s, with a BadRecord for each track that cannot be used.
 
@@ -115,60 +125,99 @@ def read(source: str) -> Iterator[DrivingLog | BadRecord]:
     3 % above the distance driven. Sizes are those of the table `track`.
     Raises BadRecord where the file cannot be used or its map is not found, StorageError where one cannot be read.
     """
+    return read_part(source, 0, 1)
+
+
+def read_part(source: str, part: int, parts: int) -> Iterator[DrivingLog | BadRecord]:
+    """The blocks of one of `parts` stretches of a log; boxes and poses of other stretches are neither read nor held.
+
+    Raises BadRecord where the file or its map cannot be used; yields it where the stretch alone cannot.
+    """
     with sqlite_file.opened(source) as database:
-        name, location = _about(database)
-        map_uri, looked = _find_map(source, location)
+        name, maps = _about(database)
+        map_uri, looked = _find_map(source, maps)
         if map_uri is None:
             raise BadRecord(
-                f"the map is missing: no {location}/<version>/map.gpkg, nor maps/ with it, in any of "
-                f"{', '.join(looked)}; put nuPlan's maps there"
+                f"the map is missing: no {' or '.join(f'{m}/<version>/map.gpkg' for m in maps)}, nor maps/ with it, in "
+                f"any of {', '.join(looked)}; put nuPlan's maps there"
             )
-        recording = read_recording(database, name, location)
-    good, faults = _usable_tracks(recording.agents)
-    yield from faults
-    reach = np.concatenate([recording.ego[:2][:, np.isfinite(recording.ego[:2]).all(0)], recording.boxes.pose[:2]], 1)
-    city = nuplan_map.read(map_uri, name, recording.epsg, _bounds(reach))
-    steps = int(recording.frames.step[-1]) + 1
-    for block in range(max(1, -(-(steps - 2 * PAD_STEPS) // BLOCK_STEPS))):
-        first = block * BLOCK_STEPS
-        log = _block(recording, city, good, first, min(first + BLOCK_STEPS + 2 * PAD_STEPS, steps), block)
-        if log is not None:
-            yield from usable(log)
+        whole = read_whole(database, name, map_uri.split("/")[-3])
+        epsg, bounds_m = _place(database)
+        steps = int(whole.frames.step[-1]) + 1
+        blocks = max(1, -(-(steps - 2 * PAD_STEPS) // BLOCK_STEPS))
+        mine = range(blocks * part // parts, blocks * (part + 1) // parts)
+        if not mine and part:
+            return
+        city = nuplan_map.read(map_uri, name, epsg, bounds_m)  # first of all, as what it raises costs the whole log
+        if not mine:
+            return
+        stop = min(mine.stop * BLOCK_STEPS + 2 * PAD_STEPS, steps)
+        try:
+            recording = read_recording(database, whole, mine.start * BLOCK_STEPS, stop)
+        except BadRecord as error:
+            if parts == 1:
+                raise
+            yield BadRecord(error.reason, record=f"part {part + 1} of {parts}", is_log=True)
+            return
+    good, faults = _usable_tracks(whole.agents)
+    if mine.start == 0:
+        yield from faults
+    for block in mine:
+        try:
+            log = _block(whole, recording, city, good, block)
+            yield from () if log is None else usable(log)
+        except BadRecord as error:
+            yield BadRecord(error.reason, stage=error.stage, record=f"{name}-{block:03d}", is_log=True)
 
 
-def read_recording(database: Database, name: str, location: str) -> Recording:
-    """Everything in the file at 10 Hz, map frame (UTM). Raises BadRecord where a table cannot be used."""
-    frames, kept = _frames(database)
-    ego, epsg = _ego(database, frames)
-    agents = _agents(database)
-    boxes = _boxes(database, kept, agents)
-    return Recording(name, location, epsg, frames, ego, agents, boxes, *_light_states(database, kept))
+def read_whole(database: Database, name: str, region: str) -> Whole:
+    """All frames and tracks of a file. Raises BadRecord where a table cannot be used."""
+    return Whole(name, region, _frames(database), _agents(database))
 
 
-def _about(database: Database) -> tuple[str, str]:
-    """Name of the log and its location."""
-    rows = database.all("SELECT logfile, location FROM log")
+def read_recording(database: Database, whole: Whole, first: int = 0, stop: int = 2 * MAX_STEPS) -> Recording:
+    """Steps [first, stop) of a file at 10 Hz, map frame (UTM). Raises BadRecord where a table cannot be used."""
+    # a step more on either side, so that velocities are the same wherever a stretch begins
+    here = slice(*np.searchsorted(whole.frames.step, [first - 1, stop + 1]))
+    frames = _Frames(*(values[here] for values in whole.frames))
+    step_of = dict(zip(frames.row.tolist(), frames.step.tolist(), strict=True))
+    span_us = (int(frames.time_us[0]), int(frames.time_us[-1])) if len(frames.time_us) else (0, -1)
+    ego = _ego(database, frames, int(whole.frames.time_us[0]))
+    boxes = _boxes(database, step_of, whole.agents, span_us)
+    return Recording(frames, ego, boxes, *_light_states(database, step_of, span_us))
+
+
+def _about(database: Database) -> tuple[str, list[str]]:
+    """Name of the log, and what the folder of its map may be called.
+
+    That is the log's map_version in nuPlan's own files. Its location is the same but in Las Vegas (`las_vegas` beside
+    `us-nv-las-vegas-strip`).
+    """
+    rows = database.all("SELECT logfile, map_version, location FROM log")
     if len(rows) != 1:
         raise BadRecord(f"the table log has {len(rows)} rows, expected one")
-    name, location = (x if isinstance(x, str) else "" for x in rows[0])
-    location = location.removesuffix(".gpkg")
-    if not _LOCATION.fullmatch(location) or not name.strip() or "/" in name:
-        raise BadRecord(f"logfile and location are {name[:80]!r} and {location[:80]!r}, expected plain names")
-    return plain_name(name), location
+    name, *maps = (x if isinstance(x, str) else "" for x in rows[0])
+    maps = [m.removesuffix(".gpkg") for m in maps if m]
+    if not maps or not all(_MAP_NAME.fullmatch(m) for m in maps) or not name.strip() or "/" in name:
+        found = [str(x)[:80] for x in rows[0]]
+        raise BadRecord(f"logfile, map_version and location of the log are {found}, expected plain names")
+    return plain_name(name), list(dict.fromkeys(maps))
 
 
-def _find_map(source: str, location: str) -> tuple[str | None, list[str]]:
-    """The newest map.gpkg of a location, and the folders that were searched: the log's and some above, and maps/."""
+def _find_map(source: str, maps: list[str]) -> tuple[str | None, list[str]]:
+    """The newest map.gpkg of a city by its names, and the folders that were searched: the log's, some above, maps/."""
     looked, folder = [], storage.absolute(source)
     for _ in range(LEVELS + 1):
         folder = folder.rpartition("/")[0]
         if not folder or folder.endswith(":/"):
             break
         looked.append(folder)
-        for root in (folder, storage.join(folder, "maps")):
-            found = storage.objects(storage.join(root, location), "/map.gpkg")
-            if found:
-                return max(found, key=_version), looked
+    for name in maps:
+        for folder in looked:
+            for root in (folder, storage.join(folder, "maps")):
+                found = storage.objects(storage.join(root, name), "/map.gpkg")
+                if found:
+                    return max(found, key=_version), looked
     return None, looked
 
 
@@ -176,44 +225,63 @@ def _version(uri: str) -> list[int]:
     return [int(number) for number in re.findall("[0-9]+", uri.split("/")[-2])]
 
 
-def _frames(database: Database) -> tuple[_Frames, dict[int, int]]:
-    """Frames at 10 Hz, and the step of each by its rowid."""
+def _frames(database: Database) -> _Frames:
+    """All frames of the file at 10 Hz."""
     row, time_us = database.numbers("SELECT rowid, timestamp FROM lidar_pc ORDER BY timestamp")
     if not len(row):
         raise BadRecord("the table lidar_pc has no rows, expected one per frame")
     half_step = steps_of((time_us - time_us[0]) / 1e6, FRAME_S, 2 * MAX_STEPS)
     even = half_step % 2 == 0
-    frames = _Frames(row[even].astype(np.int64), half_step[even] // 2, time_us[even].astype(np.int64))
-    return frames, dict(zip(frames.row.tolist(), frames.step.tolist(), strict=True))
+    return _Frames(row[even].astype(np.int64), half_step[even] // 2, time_us[even].astype(np.int64))
 
 
-def _ego(database: Database, frames: _Frames) -> tuple[Array, int]:
-    """The recording vehicle's centre at each frame, (5, F) as POSE_FIELDS, and the EPSG code of the map frame."""
-    rows = database.numbers("SELECT timestamp, x, y, qw, qx, qy, qz, epsg FROM ego_pose ORDER BY timestamp")
-    time_us, first = np.unique(rows[0], return_index=True)
-    epsg = np.unique(rows[7])
-    rows = rows[:, first]
-    quaternion = rows[3:7]
-    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        w, x, y, z = quaternion / np.linalg.norm(quaternion, axis=0)
-    heading = np.arctan2(2 * (w * z + x * y), 1 - 2 * (y * y + z * z))
-    good = np.isfinite(time_us) & np.isfinite(rows[1:3]).all(0) & np.isfinite(heading)
-    if good.sum() < 2 or len(epsg) != 1 or not 0 < epsg[0] < 1e6:
+def _place(database: Database) -> tuple[int, tuple[float, float, float, float]]:
+    """EPSG code of the map frame, and the box (x0, y0, x1, y1) [m] that holds the recording vehicle's whole path."""
+    epsg = database.numbers("SELECT DISTINCT epsg FROM ego_pose")[0]
+    xy_m = database.numbers("SELECT x, y FROM ego_pose WHERE qw <> 0 OR qx <> 0 OR qy <> 0 OR qz <> 0")
+    xy_m = xy_m[:, np.isfinite(xy_m).all(0)]
+    if xy_m.shape[1] < 2 or len(epsg) != 1 or not 0 < epsg[0] < 1e6:
         raise BadRecord("the table ego_pose has not two finite poses in one coordinate system (epsg)")
-    time_us, heading = time_us[good], np.unwrap(heading[good])
+    # a pose that is far off does not pull in the whole city
+    low, high = np.percentile(xy_m, [0.1, 99.9], axis=1)
+    return int(epsg[0]), (float(low[0]), float(low[1]), float(high[0]), float(high[1]))
+
+
+def _ego(database: Database, frames: _Frames, t0_us: int) -> Array:
+    """The recording vehicle's centre at each frame, (5, F) as POSE_FIELDS; NaN where its place is not known.
+
+    t0_us: time of the file's first frame. All is computed from what lies next to a frame, so that no value depends on
+    where a stretch begins.
+    """
     at = frames.time_us.astype(np.float64)
-    after = np.clip(np.searchsorted(time_us, at), 1, len(time_us) - 1)
-    near = (at >= time_us[0]) & (at <= time_us[-1]) & (time_us[after] - time_us[after - 1] <= POSE_GAP_S * 1e6)
-    near |= at == time_us[after]
-    axle_x, axle_y, heading = (np.interp(at, time_us, v) for v in (rows[1, good], rows[2, good], heading))
+    if not len(at):
+        return np.zeros((5, 0))
+    sql = "SELECT timestamp, x, y, qw, qx, qy, qz FROM ego_pose WHERE timestamp BETWEEN ? AND ? ORDER BY timestamp"
+    rows = database.numbers(sql, at[0] - POSE_GAP_S * 1e6, at[-1] + POSE_GAP_S * 1e6)
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        w, x, y, z = rows[3:] / np.linalg.norm(rows[3:], axis=0)
+    pose = np.stack([*rows[1:3], np.arctan2(2 * (w * z + x * y), 1 - 2 * (y * y + z * z))])
+    time_us, first = np.unique(rows[0], return_index=True)
+    good = np.isfinite(pose[:, first]).all(0)
+    time_us, pose = time_us[good], pose[:, first[good]]
+    if not len(time_us):
+        return np.full((5, len(at)), np.nan)
+    after = np.minimum(np.searchsorted(time_us, at), len(time_us) - 1)
+    before = np.where((time_us[after] > at) & (after > 0), after - 1, after)
+    apart_us = time_us[after] - time_us[before]
+    near = (time_us[before] <= at) & (at <= time_us[after]) & (apart_us <= POSE_GAP_S * 1e6)
+    share = np.where(near, at - time_us[before], 0) / np.maximum(apart_us, 1)
+    step = pose[:, after] - pose[:, before]
+    axle_x, axle_y, heading = pose[:, before] + share * np.stack([*step[:2], wrap_angle(step[2])])
     x, y = axle_x + AXLE_TO_CENTRE_M * np.cos(heading), axle_y + AXLE_TO_CENTRE_M * np.sin(heading)
-    steps = int(frames.step[-1]) + 1
-    time_s, valid, dense = np.arange(steps) * STEP_S, np.zeros((2, steps), bool), np.zeros((2, steps))
-    time_s[frames.step] = (at - at[0]) / 1e6
-    valid[:, frames.step] = near
-    dense[:, frames.step] = x, y
-    velocity = rate(dense, valid, time_s)[:, frames.step]
-    return np.where(near, np.stack([x, y, wrap_angle(heading), *velocity]), np.nan), int(epsg[0])
+    column = frames.step - frames.step[0]
+    steps = int(column[-1]) + 1
+    time_s, valid, dense = np.zeros(steps), np.zeros((2, steps), bool), np.zeros((2, steps))
+    time_s[column] = (at - t0_us) / 1e6
+    valid[:, column] = near
+    dense[:, column] = x, y
+    velocity = rate(dense, valid, time_s)[:, column]
+    return np.where(near, np.stack([x, y, wrap_angle(heading), *velocity]), np.nan)
 
 
 def _agents(database: Database) -> _Agents:
@@ -242,15 +310,18 @@ def _usable_tracks(agents: _Agents) -> tuple[NDArray[np.bool_], list[BadRecord]]
     return sized & once, bad
 
 
-def _boxes(database: Database, step_of: dict[int, int], agents: _Agents) -> _Boxes:
+def _boxes(database: Database, step_of: dict[int, int], agents: _Agents, span_us: tuple[int, int]) -> _Boxes:
     """Boxes of kept frames in order of time."""
+    # CROSS keeps the order: frames of the stretch first, and the boxes of each by the file's own index
     sql = (
-        "SELECT p.rowid, t.rowid, b.x, b.y, b.yaw, b.vx, b.vy FROM lidar_box b "
-        "LEFT JOIN lidar_pc p ON p.token = b.lidar_pc_token LEFT JOIN track t ON t.token = b.track_token"
+        "SELECT p.rowid, t.rowid, b.x, b.y, b.yaw, b.vx, b.vy FROM lidar_pc p "
+        "CROSS JOIN lidar_box b ON b.lidar_pc_token = p.token LEFT JOIN track t ON t.token = b.track_token "
+        "WHERE p.timestamp BETWEEN ? AND ?"
     )
-    rows = database.numbers(sql)
-    if np.isnan(rows[:2]).any():
-        raise BadRecord(f"{np.isnan(rows[:2]).any(0).sum()} boxes name a frame or a track that is not there")
+    rows = database.numbers(sql, *span_us)
+    unknown = np.isnan(rows[1]).sum()
+    if unknown:
+        raise BadRecord(f"{unknown} boxes name a track that is not there")
     step = np.array([step_of.get(int(frame), -1) for frame in rows[0]], np.int64)
     kept = np.flatnonzero(step >= 0)
     kept = kept[np.argsort(step[kept], kind="stable")]
@@ -258,16 +329,17 @@ def _boxes(database: Database, step_of: dict[int, int], agents: _Agents) -> _Box
 
 
 def _light_states(
-    database: Database, step_of: dict[int, int]
+    database: Database, step_of: dict[int, int], span_us: tuple[int, int]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int8]]:
     """Lane connector, step and state of each status in a kept frame."""
+    # the table has no index on frames: all its rows are passed, each with a look at its frame
     sql = (
         "SELECT p.rowid, l.lane_connector_id, l.status FROM traffic_light_status l "
-        "LEFT JOIN lidar_pc p ON p.token = l.lidar_pc_token"
+        "CROSS JOIN lidar_pc p ON p.token = l.lidar_pc_token WHERE p.timestamp BETWEEN ? AND ?"
     )
     found = [
         (connector, step_of[frame], LIGHT_STATES.get(str(status), 0))
-        for some in database.rows(sql)
+        for some in database.rows(sql, *span_us)
         for frame, connector, status in some
         if frame in step_of and isinstance(connector, int)
     ]
@@ -275,20 +347,13 @@ def _light_states(
     return table[:, 0], table[:, 1], table[:, 2].astype(np.int8)
 
 
-def _bounds(xy_m: Array) -> tuple[float, float, float, float]:
-    finite = xy_m[:, np.isfinite(xy_m).all(0)]
-    if not finite.shape[1]:
-        raise BadRecord("neither the recording vehicle nor a box has a finite place")
-    # stand-ins have a map around them too, but a box that is far off does not pull in the whole city
-    low, high = np.percentile(finite, [1, 99], axis=1)
-    return float(low[0]), float(low[1]), float(high[0]), float(high[1])
-
-
 def _block(
-    recording: Recording, city: CityMap, good: NDArray[np.bool_], first: int, stop: int, number: int
+    whole: Whole, recording: Recording, city: CityMap, good: NDArray[np.bool_], number: int
 ) -> DrivingLog | None:
-    """Steps [first, stop) as a log; None where nothing is in them."""
-    boxes, frames, steps = recording.boxes, recording.frames, stop - first
+    """One block as a log; None where nothing is in it."""
+    first = number * BLOCK_STEPS
+    stop = min(first + BLOCK_STEPS + 2 * PAD_STEPS, int(whole.frames.step[-1]) + 1)
+    boxes, frames, agents, steps = recording.boxes, recording.frames, whole.agents, stop - first
     part = np.arange(*np.searchsorted(boxes.step, [first, stop]))
     part = part[good[boxes.track[part]]]
     present, agent = np.unique(boxes.track[part], return_inverse=True)
@@ -302,11 +367,7 @@ def _block(
     poses, valid = np.zeros((5, n, steps)), np.zeros((n, steps), bool)
     poses[:, agent, boxes.step[part] - first] = boxes.pose[:, part]
     valid[agent, boxes.step[part] - first] = True
-    ids, kind, size = (
-        recording.agents.agent_id[present],
-        recording.agents.kind[present],
-        recording.agents.size_m[present],
-    )
+    ids, kind, size = agents.agent_id[present], agents.kind[present], agents.size_m[present]
     if len(seen):
         poses[:, -1, seen], valid[-1, seen] = ego[:, np.isfinite(ego[0])], True
         ids, kind = np.append(ids, EGO_ID), np.append(kind, np.int8(KINDS.index("car")))
@@ -314,16 +375,16 @@ def _block(
     x_m, y_m, heading_rad, vx_mps, vy_mps = poses
     length_m, width_m = size.T.astype(np.float32)
     return DrivingLog(
-        log_id=f"{recording.name}-{number:03d}",
+        log_id=f"{whole.name}-{number:03d}",
         dataset=DATASET,
-        region=recording.location,
+        region=whole.region,
         license=LICENSE,
         tracks=Tracks(ids, kind, length_m, width_m, x_m, y_m, heading_rad, vx_mps, vy_mps, valid),
         map=city.map,
         lights=_lights(recording, city, first, stop),
         recorder=n - 1 if len(seen) else None,
-        start_us=int(frames.time_us[0] + first * round(STEP_S * 1e6)),
-        split_key=recording.name,
+        start_us=int(whole.frames.time_us[0] + first * round(STEP_S * 1e6)),
+        split_key=whole.name,
         size_known=ids != EGO_ID,
     )
 

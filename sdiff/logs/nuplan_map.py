@@ -15,8 +15,8 @@ from sdiff.logs.driving_log import LANE_TYPES, BadRecord, VectorMap
 from sdiff.logs.sqlite_file import Database
 from sdiff.maps import Features, Lanes, Lines, derive, utm, vector_map
 
-RIM_M = 150.0
-"""How far around the log's agents the city's map is kept."""
+RIM_M = 200.0
+"""How far around the recorder's path the city's map is kept: it sees 80 m far, and a window there reaches 71 m on."""
 DRIVABLE = ("lane_groups_polygons", "intersections", "generic_drivable_areas", "carpark_areas")
 UNPAINTED = 3
 """`boundary_type_fid` of boundaries between lanes without a line."""
@@ -24,6 +24,10 @@ BIKE_LANE = 1
 """`lane_type_fid` of bike lanes."""
 WGS84 = 4326
 _ENVELOPE_BYTES = (0, 32, 48, 48, 64)
+_LITTLE_ENVELOPES = (0b0011, 0b0101, 0b0111, 0b1001)
+"""Flags of geometries with an envelope of little-endian numbers."""
+ENVELOPE_SLACK_M = 100.0
+"""By how much a straight line in degrees is bent on the map: some 10 m in 10 km."""
 
 
 class CityMap(NamedTuple):
@@ -34,7 +38,7 @@ class CityMap(NamedTuple):
 
 
 class _Layer(NamedTuple):
-    """Rows of a layer near the log. fid: (n,). columns: values by name, (n,). geometry: (n,), map frame."""
+    """Rows of a layer near the log. fid: (n,). columns: numbers by name, (n,). geometry: (n,), map frame."""
 
     fid: NDArray[np.int64]
     columns: dict[str, NDArray[np.float64]]
@@ -98,6 +102,8 @@ def _layer(database: Database, name: str, columns: tuple[str, ...], epsg: int, b
     column = str(about[0][0]).replace('"', '""')
     rows = database.all(f'SELECT rowid, "{column}"{"".join(f", {c}" for c in columns)} FROM {name}')
     blobs = [_wkb(row[1], name, row[0]) for row in rows]
+    near = np.flatnonzero(_may_reach([row[1] for row in rows], epsg, about[0][1] == WGS84, box))
+    rows, blobs = [rows[i] for i in near], [blobs[i] for i in near]
     try:
         geometry = shapely.force_2d(shapely.from_wkb(np.array(blobs, object)))
     except (shapely.errors.GEOSException, TypeError, ValueError) as error:
@@ -105,11 +111,35 @@ def _layer(database: Database, name: str, columns: tuple[str, ...], epsg: int, b
     if about[0][1] == WGS84 and len(geometry):
         geometry = shapely.transform(geometry, lambda lon_lat: utm.project(lon_lat, epsg))
     keep = np.flatnonzero(shapely.intersects(geometry, box)) if len(geometry) else np.zeros(0, np.int64)
-    values = {
-        c: np.array([v if isinstance(v := rows[i][2 + k], int | float) else np.nan for i in keep], np.float64)
-        for k, c in enumerate(columns)
-    }
+    values = {c: np.array([_number(rows[i][2 + k]) for i in keep], np.float64) for k, c in enumerate(columns)}
     return _Layer(np.array([rows[i][0] for i in keep], np.int64), values, geometry[keep])
+
+
+def _may_reach(blobs: list[bytes], epsg: int, in_degrees: bool, box: shapely.Polygon) -> NDArray[np.bool_]:
+    """Which geometries may reach into `box` by the envelopes that they begin with, so that the city is not parsed."""
+    told = np.array([blob[3] & 0b1111 in _LITTLE_ENVELOPES for blob in blobs], bool)
+    data = b"".join(blob[8:40] for blob, it_is in zip(blobs, told, strict=True) if it_is)
+    if len(data) != 32 * told.sum():
+        return np.ones(len(blobs), bool)
+    x0, x1, y0, y1 = np.frombuffer(data, "<f8").reshape(-1, 4).T
+    corners = np.stack([np.stack(c, -1) for c in ((x0, y0), (x1, y0), (x0, y1), (x1, y1))])  # (4, n, 2)
+    if in_degrees:
+        with np.errstate(all="ignore"):
+            corners = utm.project(corners.reshape(-1, 2), epsg).reshape(corners.shape)
+    (left, low, right, high), slack = box.bounds, ENVELOPE_SLACK_M
+    (least_x, least_y), (most_x, most_y) = corners.min(0).T, corners.max(0).T
+    outside = (least_x > right + slack) | (most_x < left - slack) | (least_y > high + slack) | (most_y < low - slack)
+    found = np.ones(len(blobs), bool)
+    found[told] = ~outside  # what is no number may reach anywhere
+    return found
+
+
+def _number(value: object) -> float:
+    """A number, or text that holds one, as maps have it for ids; NaN for anything else."""
+    try:
+        return float(value) if isinstance(value, int | float | str) else np.nan
+    except (ValueError, OverflowError):
+        return np.nan
 
 
 def _wkb(blob: object, layer: str, fid: int) -> bytes:

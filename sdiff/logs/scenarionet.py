@@ -12,8 +12,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sdiff import KINDS, STEP_S, storage
-from sdiff.logs import expect_size, expect_steps_of_100_ms, plain_pickle, usable, usual_size
+from sdiff.logs import (
+    argoverse2_sensor,
+    content_id,
+    expect_size,
+    expect_steps_of_100_ms,
+    plain_pickle,
+    usable,
+    usual_size,
+)
 from sdiff.logs.driving_log import LANE_TYPES, BadRecord, DrivingLog, Lights, Tracks, VectorMap, plain_name
+from sdiff.logs.frames import rate
 from sdiff.maps import Features, Lanes, Lines, derive, links, vector_map
 
 DATASET = "scenarionet"
@@ -27,6 +36,21 @@ LICENSES = {
     "av2": "CC BY-NC-SA 4.0",
 }
 """Licence by the data set that a scenario was converted from; any other is `unknown`."""
+
+SIZELESS = ("av2",)
+"""Data sets that have no sizes: their conversions write one per class."""
+EGO_SIZELESS = ("nuscenes", "nuplan")
+"""Data sets that have no size of the recording vehicle: their conversions write that of its make."""
+AXLE_TO_CENTRE_M = 1.385
+"""Ego poses of nuScenes are those of the middle of the rear axle. The centre of a Renault Zoe (4.084 m, wheelbase
+2.588 m, overhangs 0.839 m in front and 0.657 m behind) lies this far ahead of it."""
+LIMITLESS = ("nuscenes", "av2")
+"""Data sets of which conversions write one speed limit for all lanes, 100 km/h and 85 mph, and not the source's."""
+HIGHEST_LIMIT_KMH = 200.0
+"""MetaDrive writes 1000 km/h for a lane without a limit."""
+
+SIMULATED = "metadrive"
+"""What scenarios say of their data set that were simulated, on procedural maps and others."""
 
 COORDINATES = ("right-handed", "waymo", "metadrive", "nuplan", "nuscenes")
 """What `metadata.coordinate` says of right-handed frames."""
@@ -76,16 +100,19 @@ def read(source: str) -> Iterator[DrivingLog | BadRecord]:
 
     Lane links and neighbours are the source's where its lanes name others, as those of Waymo do, else derived.
     Polygons of lanes are drivable area; what else is drivable is derived from lanes and road edges. A box size is the
-    median over the track. Speed limits of nuScenes are left out: the converter writes 100 km/h for every lane between
-    two others. Its recording vehicle's length and width, which the converter swaps, are swapped back.
+    median over the track. What a conversion made up does not pass for the source's: speed limits that it writes for all
+    lanes are left out, and tracks whose size is the class's or the make's have `size_known` false. nuScenes' recording
+    vehicle is brought from its rear axle to its centre, and its length and width, which the conversion swaps, are
+    swapped back.
     Raises BadRecord where the scenario cannot be used, storage.StorageError where it cannot be read.
     """
     size = storage.size(source)
     if size > MAX_BYTES:
         raise BadRecord(f"the file is {size} bytes long, expected at most {MAX_BYTES}")
-    raw = plain_pickle.loads(storage.read_bytes(source))
+    data = storage.read_bytes(source)
+    raw = plain_pickle.loads(data)
     try:
-        log, faults = _log(raw)
+        log, faults = _log(raw, content_id(data))
     except BadRecord:
         raise
     except (KeyError, TypeError, AttributeError, ValueError, IndexError, OverflowError) as error:
@@ -96,9 +123,11 @@ def read(source: str) -> Iterator[DrivingLog | BadRecord]:
     yield from usable(log, faults)
 
 
-def _log(raw: dict[str, Any]) -> tuple[DrivingLog, dict[int, str]]:
+def _log(raw: dict[str, Any], content: str) -> tuple[DrivingLog, dict[int, str]]:
     about, log_id = raw["metadata"], _text(raw["id"])
     origin, place = _text(about.get("dataset", "unknown")), _text(about.get("map", ""))
+    if origin == SIMULATED:  # its ids count from 0 in every data set
+        log_id = f"{log_id}-{content}"
     coordinate = about.get("coordinate", "right-handed")
     if coordinate not in COORDINATES:
         raise BadRecord(f"metadata.coordinate is {str(coordinate)[:40]!r}, expected one of {', '.join(COORDINATES)}")
@@ -108,9 +137,10 @@ def _log(raw: dict[str, Any]) -> tuple[DrivingLog, dict[int, str]]:
     if not len(recorders):
         raise BadRecord(f"metadata.sdc_id is {about['sdc_id']!r}, which is no track")
     recorder = int(recorders[0])
-    if origin == "nuscenes" and tracks.length_m[recorder] < tracks.width_m[recorder]:
-        sizes = tracks.length_m[recorder], tracks.width_m[recorder]
-        tracks.width_m[recorder], tracks.length_m[recorder] = sizes
+    if origin == "nuscenes":
+        _to_centre(tracks, recorder, time_s)
+    if origin in SIZELESS:
+        tracks.length_m[recorder], tracks.width_m[recorder] = argoverse2_sensor.EGO_SIZE_M
     features = _features(raw["map_features"])
     log = DrivingLog(
         log_id=log_id,
@@ -118,13 +148,33 @@ def _log(raw: dict[str, Any]) -> tuple[DrivingLog, dict[int, str]]:
         region=place or origin,
         license=LICENSES.get(origin, "unknown"),
         tracks=tracks,
-        map=_map(log_id, features, has_limits=origin != "nuscenes"),
+        map=_map(log_id, features, has_limits=origin not in LIMITLESS),
         lights=_lights(raw["dynamic_map_states"], features.lane_ids, len(time_s)),
         recorder=recorder,
         start_us=round(float(time_s[0]) * 1e6),
         split_key=log_id,
+        size_known=size_known(origin, len(tracks.agent_id), recorder),
     )
     return log, faults
+
+
+def _to_centre(tracks: Tracks, recorder: int, time_s: NDArray[np.float64]) -> None:
+    """Bring a recorder of nuScenes from its rear axle to its centre, with the centre's velocity and size, in place."""
+    at, valid = [recorder], tracks.valid[[recorder]]
+    tracks.x_m[at] += AXLE_TO_CENTRE_M * np.cos(tracks.heading_rad[at])
+    tracks.y_m[at] += AXLE_TO_CENTRE_M * np.sin(tracks.heading_rad[at])
+    with np.errstate(invalid="ignore", over="ignore"):  # what is not finite costs the track, not the log
+        tracks.vx_mps[at], tracks.vy_mps[at] = (rate(xy_m[at], valid, time_s) for xy_m in (tracks.x_m, tracks.y_m))
+    sizes = sorted((tracks.length_m[recorder], tracks.width_m[recorder]))
+    tracks.width_m[recorder], tracks.length_m[recorder] = sizes
+
+
+def size_known(origin: str, tracks: int, recorder: int | None) -> NDArray[np.bool_]:
+    """Which tracks of a conversion from `origin` have a size that was measured or simulated, (A,)."""
+    known = np.full(tracks, origin not in SIZELESS)
+    if recorder is not None:
+        known[recorder] &= origin not in EGO_SIZELESS
+    return known
 
 
 def _text(value: Any) -> str:
@@ -185,7 +235,8 @@ def _tracks(tracks: dict[str, dict[str, Any]], steps: int) -> tuple[Tracks, dict
 def _states(state: dict[str, Any], steps: int) -> list[NDArray[np.float64]]:
     """x, y, heading, vx, vy, length, width, valid of one track, each (T,). Columns of one number may be (T, 1)."""
     position, velocity = state["position"], state["velocity"]
-    for name, values in state.items():
+    for name in ("position", "heading", "velocity", "length", "width", "valid"):
+        values = state[name]
         if not isinstance(values, np.ndarray) or len(values) != steps or values.ndim > 2:
             raise ValueError(f"{name} is no array of {steps} rows")
     flat = [state[name].reshape(steps, -1)[:, 0] for name in ("heading", "length", "width", "valid")]
@@ -218,20 +269,21 @@ def _features(features: dict[str, dict[str, Any]]) -> _Features:
     }
     for name, feature in features.items():
         type = _text(feature["type"])
-        if type.startswith("LANE") and len(feature["polyline"]) > 1:
+        line, ring = (() if feature.get(shape) is None else feature[shape] for shape in ("polyline", "polygon"))
+        if type.startswith("LANE") and len(line) > 1:
             lanes[_text(name)] = feature
-            found["lane"].append(feature["polyline"])
-            if len(feature.get("polygon", ())) > 2:
-                found["surface"].append(feature["polygon"])
+            found["lane"].append(line)
+            if len(ring) > 2:
+                found["surface"].append(ring)
         elif type == "STOP_SIGN":
             signs.append(feature)
-        elif _text(name).startswith(OUTLINE) and _is_ring(feature.get("polyline", ())):
-            found["outline"].append(feature["polyline"])
+        elif _text(name).startswith(OUTLINE) and _is_ring(line):
+            found["outline"].append(line)
         else:
-            for kinds, shape, least in ((LINE_KINDS, "polyline", 2), (AREA_KINDS, "polygon", 3)):
+            for kinds, shape, least in ((LINE_KINDS, line, 2), (AREA_KINDS, ring, 3)):
                 kind = next((kind for start, kind in kinds.items() if type.startswith(start)), None)
-                if kind and len(feature.get(shape, ())) >= least:
-                    found[kind].append(feature[shape])
+                if kind and len(shape) >= least:
+                    found[kind].append(shape)
     if not lanes:
         raise BadRecord("the map has no lanes, expected at least one")
     expect_size(0, 0, sum(len(shape) for shapes in found.values() for shape in shapes))
@@ -267,7 +319,8 @@ def _map(map_id: str, features: _Features, has_limits: bool) -> VectorMap:
     states_links = any(lane.get("entry_lanes") or lane.get("exit_lanes") for lane in lanes)
     found = _stated_links(ids, lanes, lines) if states_links else derive.lane_links(lines, width_m)
     limit = [lane.get("speed_limit_kmh") if has_limits else None for lane in lanes]
-    limit_mps = np.array([v if isinstance(v, int | float) else np.nan for v in limit], np.float32) / np.float32(3.6)
+    limit_kmh = np.array([v if isinstance(v, int | float) else np.nan for v in limit], np.float32)
+    limit_kmh[~((limit_kmh > 0) & (limit_kmh < HIGHEST_LIMIT_KMH))] = np.nan
     index = {lane_id: i for i, lane_id in enumerate(ids)}
     stops = [index[str(i)] for sign in features.signs for i in _names(sign.get("lane")) if str(i) in index]
     return vector_map(
@@ -281,7 +334,7 @@ def _map(map_id: str, features: _Features, has_limits: bool) -> VectorMap:
             in_junction=found.in_junction,
             lane_type=np.where(is_bike, LANE_TYPES.index("bike"), LANE_TYPES.index("vehicle")).astype(np.int8),
             width_m=np.full(n, np.nan, np.float32),
-            speed_limit_mps=np.where(limit_mps > 0, limit_mps, np.float32(np.nan)),
+            speed_limit_mps=limit_kmh / np.float32(3.6),
             links_derived=not states_links,
         ),
         [
@@ -298,9 +351,11 @@ def _map(map_id: str, features: _Features, has_limits: bool) -> VectorMap:
 def _stated_links(ids: list[str], lanes: list[dict[str, Any]], lines: Lines) -> derive.LaneLinks:
     entries, exits = ([_names(lane.get(f"{way}_lanes")) for lane in lanes] for way in ("entry", "exit"))
     successors = links.successors(ids, entries, exits)
+    middle = {name: lines.xy_m[lines.start[i] : lines.start[i + 1]].mean(0) for i, name in enumerate(ids)}
 
     def beside(side: str) -> NDArray[np.int32]:
-        return links.neighbours(ids, (_along(lane.get(f"{side}_neighbor")) for lane in lanes))
+        stated = (lane.get(f"{side}_neighbor") for lane in lanes)
+        return links.neighbours(ids, (_along(names, at, middle) for names, at in zip(stated, ids, strict=True)))
 
     return derive.LaneLinks(successors, beside("left"), beside("right"), derive.junction_lanes(lines, successors))
 
@@ -309,10 +364,18 @@ def _names(values: Any) -> Iterable[str]:
     return [str(v)[:200] for v in values if isinstance(v, int | str)] if isinstance(values, list) else []
 
 
-def _along(neighbours: Any) -> list[tuple[str, int]]:
-    """Names of neighbours, and along how many vertices each accompanies the lane."""
-    stretches = neighbours if isinstance(neighbours, list) else []
-    return [(str(n["feature_id"]), int(n["self_end_index"]) - int(n["self_start_index"])) for n in stretches]
+def _along(neighbours: Any, lane: str, middle: dict[str, NDArray[np.float64]]) -> list[tuple[str, float]]:
+    """Names of a lane's neighbours on one side, and how well each fits: the best is the one next to it.
+
+    Waymo's say along how many vertices each accompanies the lane. Procedural maps name all lanes on that side: the
+    nearest fits best.
+    """
+    stated = neighbours if isinstance(neighbours, list | tuple) else []
+    long = [n for n in stated if isinstance(n, dict)]
+    if long:
+        return [(str(n["feature_id"]), int(n["self_end_index"]) - int(n["self_start_index"])) for n in long]
+    names = [name for name in _names(list(stated)) if name in middle]
+    return [(name, -float(np.hypot(*(middle[name] - middle[lane])))) for name in names]
 
 
 def _lights(states: dict[str, dict[str, Any]], lane_ids: list[str], steps: int) -> Lights:

@@ -50,10 +50,11 @@ class Database:
         """All rows of a query."""
         return [row for some in self.rows(sql, *parameters) for row in some]
 
-    def numbers(self, sql: str) -> NDArray[np.float64]:
+    def numbers(self, sql: str, *parameters: object) -> NDArray[np.float64]:
         """All rows of a query as numbers, (columns, rows); NaN for what is no number."""
-        parts = [np.array([_numbers(column) for column in zip(*some, strict=True)]) for some in self.rows(sql)]
-        return np.concatenate(parts, axis=1) if parts else np.zeros((sql.count(",") + 1, 0))
+        found = self.rows(sql, *parameters)
+        parts = [np.array([_numbers(column) for column in zip(*some, strict=True)]) for some in found]
+        return np.concatenate(parts, axis=1) if parts else np.zeros((sql.partition(" FROM ")[0].count(",") + 1, 0))
 
     def tables(self) -> set[str]:
         """Names of the tables; views are none."""

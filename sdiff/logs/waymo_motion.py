@@ -40,6 +40,8 @@ LEAST_VERTICES = {"lane": 2, "road_line": 2, "road_edge": 2, "crosswalk": 3, "sp
 
 MAX_RECORD_BYTES = 16 << 20
 """Some ten times a busy scenario; messages take up to six times their bytes in memory."""
+CONVERSIONS = (".pkl", ".json", ".json.gz")
+"""Ends of the names of what ScenarioNet, GPUDrive and others make of a file; they call it after the file."""
 READ_BYTES = 8 << 20
 CRC_MASK = 0xA282EAD8
 """What TFRecord adds to a checksum after it has turned it by 15 bits."""
@@ -123,14 +125,18 @@ _Scenario, _MapPoint = _message_classes("Scenario", "MapPoint")
 
 
 def find(uri: str) -> list[str]:
-    """URIs of all objects with .tfrecord in their name at or under `uri`, sorted.
+    """URIs of all objects with .tfrecord in their name at or under `uri`, sorted, but conversions named after one.
 
     Raises storage.StorageError where there is none.
     """
-    found = [u for u in storage.objects(uri, "") if u == uri or ".tfrecord" in u.rsplit("/", 1)[-1]]
+    found = [u for u in storage.objects(uri, "") if u == uri or _is_record_file(u.rsplit("/", 1)[-1])]
     if not found:
         raise storage.StorageError(f"no TFRecord file at {uri}; expected names with .tfrecord in them there or below")
     return found
+
+
+def _is_record_file(name: str) -> bool:
+    return ".tfrecord" in name and not name.endswith(CONVERSIONS)
 
 
 def read(source: str) -> Iterator[DrivingLog | BadRecord]:

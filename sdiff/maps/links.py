@@ -19,15 +19,16 @@ def successors(
     return np.array(sorted(p for p in pairs if min(p) >= 0), np.int32).reshape(-1, 2)
 
 
-def neighbours(ids: Sequence[Hashable], beside: Iterable[Iterable[tuple[Hashable, int]]]) -> NDArray[np.int32]:
+def neighbours(ids: Sequence[Hashable], beside: Iterable[Iterable[tuple[Hashable, float]]]) -> NDArray[np.int32]:
     """The lane that accompanies each lane of `ids` longest, (n,), -1 for none.
 
-    beside: for each lane the names of those on one side, and along how many vertices each accompanies it.
+    beside: for each lane the names of those on one side, and along how many vertices each accompanies it, or another
+    number that is greatest for the one next to it.
     """
     index = {name: i for i, name in enumerate(ids)}
     found = np.full(len(ids), -1, np.int32)
     for i, stretches in enumerate(beside):
-        along: dict[int, int] = {}
+        along: dict[int, float] = {}
         for name, vertices in stretches:
             if name in index:
                 along[index[name]] = along.get(index[name], 0) + vertices
