@@ -235,6 +235,7 @@ def test_a_bad_obstacle_costs_its_track_alone(tmp_path: Path, bad_car: str, reas
     assert list(log.tracks.agent_id) == ["5"]
 
 
+LIT = STREET.replace('<successor ref="2"/>', '<successor ref="2"/><trafficLightRef ref="70"/>')
 LAUGHS = '<!DOCTYPE commonRoad [<!ENTITY a "ha"><!ENTITY b "&a;&a;&a;&a;&a;&a;&a;&a;">]>'
 OUTSIDE = '<!DOCTYPE commonRoad [<!ENTITY a SYSTEM "file:///etc/hostname">]>'
 
@@ -255,6 +256,7 @@ OUTSIDE = '<!DOCTYPE commonRoad [<!ENTITY a SYSTEM "file:///etc/hostname">]>'
         (document(STREET + car(5, steps_of(0, 30_000)) + car(6) * 300), "301 agents over 30001 steps"),
         (document(STREET.replace(point(0, 4), "") + car(5)), "bounds of 1 and 2 points"),
         (document(STREET.replace(point(0, 4), point(0, "inf")) + car(5)), "not finite"),
+        (document(LIT + light(70).replace("<duration>5", "<duration>five") + car(5)), "ValueError.*five"),
     ],
 )
 def test_a_bad_document_says_what_is_wrong(tmp_path: Path, text: Any, reason: str) -> None:

@@ -110,12 +110,13 @@ def read(source: str) -> Iterator[DrivingLog | BadRecord]:
         step_s = float(root.attrib["timeStepSize"])
         tracks, bad = _obstacles(root, step_s)
         vector_map = _Lanelets(root).map(scenario)
+        lights = _lights(root, vector_map, step_s, tracks.valid.shape[1])
     except (KeyError, ValueError, TypeError, AttributeError, OverflowError) as error:
         if isinstance(error, BadRecord):
             raise
         raise BadRecord(
             f"not a CommonRoad scenario: {type(error).__name__} {error}; expected benchmarkID, timeStepSize, lanelets "
-            "with bounds of points, and obstacles with type, shape and states"
+            "with bounds of points, obstacles with type, shape and states, and lights with cycles"
         ) from error
     yield from bad
     if not len(tracks.agent_id):
@@ -128,7 +129,7 @@ def read(source: str) -> Iterator[DrivingLog | BadRecord]:
             license=LICENSE,
             tracks=tracks,
             map=vector_map,
-            lights=_lights(root, vector_map, step_s, tracks.valid.shape[1]),
+            lights=lights,
             split_key=re.sub(r"(-[0-9]+)_.*", r"\1", scenario),  # configurations of one scene show the same traffic
         )
     )
