@@ -192,13 +192,10 @@ def _rows(
     scenarios: str, ids: Sequence[str], signals: "_Signals"
 ) -> Iterator[tuple[dict[str, Any], Agents, WindowLights]]:
     """Flat columns, agents and signals of the scenarios, object by object."""
-    wanted = pa.array(ids)
-    for fragment in tables.dataset(scenarios, "scenarios").get_fragments():
-        here = fragment.to_table(columns=["scenario_id"])["scenario_id"]
-        at = np.flatnonzero(pc.is_in(here, wanted).to_numpy())
-        if not len(at):
-            continue
-        table = fragment.take(at, columns=[*FACTS, "agents"])
+    dataset, wanted = tables.dataset(scenarios, "scenarios"), pc.field("scenario_id").isin(ids)
+    for fragment in dataset.get_fragments():
+        # By the table's schema: an object that was written before a column was has nulls there.
+        table = fragment.to_table(schema=dataset.schema, columns=[*FACTS, "agents"], filter=wanted)
         for row, agents in zip(table.select(FACTS).to_pylist(), agents_from_arrow(table["agents"]), strict=True):
             yield row, agents, signals.of(row["window_id"])
 
