@@ -120,7 +120,7 @@ def measure_plan(windows: str, count: int) -> dict[str, Any]:
     windows = storage.absolute(windows)
     job = parse(f"{JOB}count: {count}", "plan.yaml")
     found = find(job, windows, places_wanted(job))
-    units = plan(job, job_id(job, [], "none"), found)
+    units = plan(job, job_id(job, {}, "none"), found)
     texts = [unit.to_json() for unit in units]
     size = len(tables.encode(plan_table(job, "none", "none", units), "jobs"))
     return {
