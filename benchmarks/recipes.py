@@ -79,6 +79,7 @@ def main() -> None:
             str(job),
             windows=seen,
             where="split = 'val'",
+            trained_maps=True,
             model=str(folder / "model"),
             count=options.count,
             seed=options.seed,

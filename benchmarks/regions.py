@@ -54,6 +54,7 @@ def main() -> None:
                 str(job),
                 windows=options.windows,
                 where=f"split = 'val' AND region = '{tested}'",
+                trained_maps=True,
                 model=str(output / trained / "model"),
                 count=options.count,
                 seed=options.seed,
