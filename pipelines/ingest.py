@@ -22,7 +22,7 @@ from apache_beam.metrics import Metrics
 from pipelines.runners import counters, expect_nothing_lost, finish, pipeline_options, runner
 from pipelines.watch import every
 from sdiff import logs, storage, tables, windows
-from sdiff.ingestion import DONE, Images, Options, Slice, SliceJob, schema_versions, slices
+from sdiff.ingestion import DONE, REPAIRED, Images, Options, Slice, SliceJob, schema_versions, slices
 
 _NAMESPACE = "ingest"
 _LEDGERS, _DONE_BEFORE = "ledgers", "slices_done_before"
@@ -220,7 +220,7 @@ def _report(counts: dict[str, int], seconds: float) -> dict[str, Any]:
     n_windows = max(counts.get("windows", 0), 1)
     return {
         "dead_letters_by_reason": _named(counts, "dead letter: "),
-        "tracks_repaired": _named(counts, "repaired: "),
+        "tracks_repaired": _named(counts, REPAIRED),
         "steps": {k: {"seconds": v / 1000, "share": v / worked} for k, v in steps.items()},
         **{name: counts.get(name, 0) for name in plain},
         "bytes": counts.get("bytes windows", 0) + counts.get("bytes agent_tokens", 0),

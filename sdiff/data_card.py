@@ -114,6 +114,8 @@ def _counts(of: Stats) -> Iterator[str]:
     )
     about += "the centre is on the drivable area at t0. Agents of windows that say so, those of schema version 3."
     yield from _section("Quality", stats.quality(of), about)
+    about = "Tracks of all logs that were read, by what was wrong: docs/formats.md of sdiff says how each is mended."
+    yield from _section("Repairs", stats.repairs(of), about)
     about = (
         "Kilometres of lanes by type; with limit: lanes with a speed limit; computed: lanes with links from geometry."
     )

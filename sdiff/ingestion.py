@@ -27,6 +27,8 @@ SLICE_BYTES = 8 << 20
 """A source is worked on in slices, one per so many bytes of its files."""
 DONE = ".done.json"
 """Ending of the markers, under `<output>/_ingest/`, that say that a slice is done."""
+REPAIRED = "repaired: "
+"""Beginning of the counts of tracks that were mended, by what was wrong."""
 
 _log = logging.getLogger(__name__)
 
@@ -169,7 +171,7 @@ class SliceJob:
             except BadRecord as error:
                 self._bury(error, bad_logs=1)
                 continue
-            self.counts.update({f"repaired: {word}": int(where.sum()) for word, where in log.repairs.items()})
+            self.counts.update({f"{REPAIRED}{word}": int(where.sum()) for word, where in log.repairs.items()})
             yield log
 
     def _items(self) -> Iterator[DrivingLog | BadRecord]:

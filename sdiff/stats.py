@@ -14,7 +14,7 @@ from typing import Any
 import duckdb
 
 from sdiff import KINDS, query, storage
-from sdiff.ingestion import DONE
+from sdiff.ingestion import DONE, REPAIRED
 from sdiff.logs.driving_log import LANE_TYPES
 from sdiff.scene import STEPS_FUTURE, STEPS_PAST
 
@@ -312,6 +312,7 @@ def as_result(stats: Stats) -> dict[str, Any]:
         "sizes m": sizes(stats),
         "tracks": tracks(stats),
         "quality": quality(stats),
+        "repairs": repairs(stats),
         "maps": maps(stats),
         "map features": map_features(stats),
         "dead letters": dead_letters(stats),
@@ -445,6 +446,15 @@ def quality(stats: Stats) -> list[dict[str, Any]]:
         }
         for dataset, q in stats.quality.items()
         if q.agents
+    ]
+
+
+def repairs(stats: Stats) -> list[dict[str, Any]]:
+    """One row per defect: how many tracks of the logs that were read had it, and were mended."""
+    return [
+        {"defect": name.removeprefix(REPAIRED), "tracks": n}
+        for name, n in sorted(stats.ingested.items())
+        if name.startswith(REPAIRED) and n
     ]
 
 

@@ -1,6 +1,7 @@
 """What is said of tables is so: counts, shares and quantiles are those of the rows, and the card stays the same."""
 
 import io
+import json
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -75,12 +76,19 @@ def write_tables(uri: str) -> None:
     tables.write(map_rows(features), "maps", uri, "one")
     rows = [dict(zip(("source", "record", "stage", "reason"), letter, strict=True)) for letter in LETTERS]
     tables.write(pa.Table.from_pylist(rows, schemas.arrow_schema("dead_letters")), "dead_letters", uri, "one")
+    for slice, gaps in (("a", 2), ("b", 3)):
+        counts = {"repaired: gap": gaps, "repaired: jump": 0}
+        storage.write_bytes(f"{uri}/_ingest/{slice}.done.json", json.dumps({"counts": counts}).encode())
 
 
 @pytest.fixture(scope="module")
 def result() -> dict[str, Any]:
     write_tables("memory://stats")
     return stats.as_result(stats.read("memory://stats"))
+
+
+def test_mended_tracks_are_counted_by_what_was_wrong(result: dict[str, Any]) -> None:
+    assert result["repairs"] == [{"defect": "gap", "tracks": 5}]
 
 
 def test_windows_are_counted_by_source_region_and_split(result: dict[str, Any]) -> None:
