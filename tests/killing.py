@@ -114,7 +114,7 @@ def _kill(victim: str, job: "subprocess.Popen[bytes]", store: ObjectStore, chanc
 
 def _workers() -> dict[int, str]:
     """Ray's worker processes on the node that this process started, by process id."""
-    listed = subprocess.run(["ps", "-eo", "pid=,ppid=,args="], capture_output=True, text=True, check=True).stdout
+    listed = subprocess.run(["ps", "-ww", "-eo", "pid=,ppid=,args="], capture_output=True, text=True, check=True).stdout
     rows = [(int(a), int(b), c) for a, b, c in (line.split(maxsplit=2) for line in listed.splitlines())]
     ours = {os.getpid()}
     for _ in range(3):  # this process, the node, its workers
