@@ -138,6 +138,10 @@ def parked_beside_the_lane() -> AlongWay:
     return window(AV, Driver(straight(-30, RIGHT - 3.2, 0.0)))
 
 
+def queue_on_a_bridge() -> AlongWay:
+    return window(AV, Driver(straight(-30, RIGHT, 0.0), heading=np.pi / 4))
+
+
 def walker_crossing() -> AlongWay:
     return window(AV, Driver(straight(-40, -4.0, 1.5, np.pi / 2), "pedestrian", (0.6, 0.6)))
 
@@ -248,6 +252,7 @@ def test_an_interaction_is_found_and_its_directive_asks_for_it_again(
         (followed, "tailgating"),
         (waiting_at_the_junction, "stopped_in_lane"),
         (parked_beside_the_lane, "stopped_in_lane"),
+        (queue_on_a_bridge, "stopped_in_lane"),
         (walker_along, "pedestrian_or_cyclist_crossing"),
         (crossing_long_after, "crossing_paths"),
         (crossing, "unprotected_left"),

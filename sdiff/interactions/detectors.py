@@ -122,12 +122,16 @@ def tailgating(w: AlongWay) -> Iterator[Moment]:
 
 
 def stopped_in_lane(w: AlongWay) -> Iterator[Moment]:
-    """A vehicle stands on the middle of the AV's lane, ahead of the moving AV, neither in a queue nor at a junction."""
+    """A vehicle stands on the middle of the AV's lane, ahead of the moving AV, neither in a queue nor at a junction.
+
+    It is headed along the lane: what stands across it is on a bridge, more often than not.
+    """
     seen = w.agents.valid
     stands = (np.where(seen, w.speed_mps, 0.0).max(1) < STANDS_MPS) & (seen.sum(1) > STEPS_PAST) & w.vehicle
     t0 = STEPS_PAST
     moving = w.speed_mps[w.ego]
-    for j in np.flatnonzero(stands & (w.beside_m[:, t0] < 0) & seen[:, t0]).tolist():
+    there = seen[:, t0] & (w.beside_m[:, t0] < 0) & (np.abs(w.angle_rad[:, t0]) < SAME_WAY_RAD)
+    for j in np.flatnonzero(stands & there).tolist():
         coming = (
             (moving > 2.0)
             & (w.ahead_m[j] > 0)
