@@ -1,6 +1,6 @@
 """Directed driving scenarios, at scale."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 KINDS = ("car", "truck", "bus", "motorcyclist", "cyclist", "pedestrian", "vehicle", "other")
 """Kinds of agents, in the order of their codes. `vehicle` = the source does not say which kind of vehicle."""
