@@ -25,10 +25,11 @@ def test_a_cluster_that_does_not_answer_is_named_while_waiting_and_after_a_minut
         environment = {**os.environ, "RAY_ADDRESS": address}
         with subprocess.Popen([sys.executable, "-c", CODE], stderr=subprocess.PIPE, env=environment, text=True) as done:
             assert done.stderr is not None
-            assert done.stderr.readline() == f"waiting for the Ray cluster at {address}, as RAY_ADDRESS says\n"
-            assert time.monotonic() - began < 30, "Ray's import, and five seconds"
+            # Ray's core may have a word of its own, before or after.
+            assert f"waiting for the Ray cluster at {address}, as RAY_ADDRESS says\n" in iter(done.stderr.readline, "")
+            assert time.monotonic() - began < 60, "Ray's import, and five seconds"
             said = done.stderr.read()
     assert done.returncode == 1
     assert f"no Ray cluster answers at {address}, which RAY_ADDRESS names" in said
     assert "Traceback" not in said
-    assert time.monotonic() - began < 90, "a minute, and what the imports take"
+    assert time.monotonic() - began < 150, "a minute, and what the imports take on a busy machine"
