@@ -237,6 +237,9 @@ def test_a_lane_that_runs_to_and_fro_for_kilometres_is_refused() -> None:
     to_and_fro = Lines.of([[(0, 0), (30, 0)] * 50])
     with pytest.raises(BadRecord, match="a lane of 2970 m is folded into 30 m"):
         derive.junction_lanes(to_and_fro, np.zeros((0, 2), np.int32))
+    shorter = Lines.of([[(0, 0), (75, 0)] * 9])  # half a minute for GEOS to simplify
+    with pytest.raises(BadRecord, match="a lane of 1275 m is folded into 75 m"):
+        derive.junction_lanes(shorter, np.zeros((0, 2), np.int32))
     turn = np.linspace(0, 20 * np.pi, 500)
     ramp = Lines.of([np.stack([15 * np.cos(turn), 15 * np.sin(turn)], -1)])
     assert not derive.junction_lanes(ramp, np.zeros((0, 2), np.int32)).any()
@@ -250,3 +253,5 @@ def test_one_outline_inside_another_is_a_hole() -> None:
     assert area.area == pytest.approx(20**2 - 8**2 + 10**2)
     assert not area.contains(shapely.Point(0, 0)) and area.contains(shapely.Point(7, 0))
     assert len(derive.even_odd(Lines.of([]))) == 0
+    with pytest.raises(BadRecord, match="the outlines of the roads enclose no areas"):
+        derive.even_odd(Lines.of([[(0, 0), (np.inf, 0), (1, 1), (0, 0)]]))

@@ -34,7 +34,7 @@ MAX_LINES_M = 500_000.0
 """Longest that the lanes of one map are in all; some twenty times those of a busy square kilometre."""
 MAX_LINE_M = 20_000.0
 """Longest that one of them is."""
-FOLDED_M, FOLDS = 2000.0, 20
+FOLDED_M, FOLDS = 1000.0, 10
 """A lane longer than this, and this many times longer than the place it lies in, is none."""
 MAX_PAIRS = 5_000_000
 """Most places where one lane lies beside another; some fifty times those of a busy square kilometre."""
@@ -320,10 +320,14 @@ def even_odd(outlines: Lines) -> Lines:
     if len(outlines) > MAX_OUTLINES:
         raise BadRecord(f"the map has {len(outlines)} outlines of its roads, expected at most {MAX_OUTLINES}")
     closed = outlines.take(outlines.vertices > 3)
-    areas = shapely.make_valid(shapely.polygons(shapely.linearrings(closed.xy_m, indices=closed.owner)))
-    areas = shapely.set_precision(areas, GRID_M)
-    while len(areas) > 1:  # pair by pair, as one after the other takes the square of their number
-        areas = shapely.symmetric_difference(areas[::2], np.append(areas[1::2], [shapely.Polygon()] * (len(areas) % 2)))
+    try:
+        areas = shapely.make_valid(shapely.polygons(shapely.linearrings(closed.xy_m, indices=closed.owner)))
+        areas = shapely.set_precision(areas, GRID_M)
+        while len(areas) > 1:  # pair by pair, as one after the other takes the square of their number
+            others = np.append(areas[1::2], [shapely.Polygon()] * (len(areas) % 2))
+            areas = shapely.symmetric_difference(areas[::2], others)
+    except shapely.GEOSException as error:
+        raise BadRecord(f"the outlines of the roads enclose no areas: {error}", stage="validate") from error
     return rings([p for p in shapely.get_parts(areas) if isinstance(p, shapely.Polygon) and not p.is_empty])
 
 
