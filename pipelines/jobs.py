@@ -15,8 +15,12 @@ ADDRESS = "http://127.0.0.1:8265"
 """Where a head on this machine listens."""
 
 
-_OF_RAY = re.compile(r"\*\*\* SIG|PC: @|\s*@ +0x|\[.*\] \w+\.cc:\d+: ")
-"""Lines in a job's log that Ray's core wrote, such as the stack of a process that is stopped."""
+_COLOUR = re.compile(r"\x1b\[[\d;]*m")
+_OF_RAY = re.compile(
+    r"\*\*\* SIG|PC: @|\s*@ +0x|\[.*\] \w+\.cc:\d+: "  # its core's
+    r"|\((raylet|autoscaler|.*pid=\d+)[^()]*\) |[\d-]+ [\d:,]+\t"  # of other processes, and of its logger
+)
+"""Lines in a job's log that Ray wrote: the stack of a process that is stopped, news of its nodes, its own logger's."""
 ANSWER_S = 15.0
 """How long it may take to answer; Ray itself would wait for as long as the network does."""
 
@@ -52,8 +56,13 @@ def status(job: str, address: str | None = None) -> dict[str, Any]:
     """One job, with the last line that it said. Raises JobError."""
     client = _client(address)
     row = _row(_found(client, job, address))
-    said = [line for line in client.get_job_logs(job).splitlines() if line.strip() and not _OF_RAY.match(line)]
-    return {**row, "last_line": said[-1] if said else None}
+    return {**row, "last_line": last_line(client.get_job_logs(job))}
+
+
+def last_line(log: str) -> str | None:
+    """What a job itself said last, without what Ray wrote between; None where it said nothing."""
+    lines = [_COLOUR.sub("", line) for line in log.splitlines()]
+    return next((line for line in reversed(lines) if line.strip() and not _OF_RAY.match(line)), None)
 
 
 def logs(job: str, address: str | None = None) -> str:

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from crossroads import write_windows
 
+from pipelines import jobs
 from sdiff import storage, tables, verify
 
 PORTS = (
@@ -121,9 +122,33 @@ def test_a_job_at_work_is_cancelled_and_what_it_made_stays(head: str, job: tuple
     assert json.loads(sdiff("cancel", "long", "--address", head, "--json").stdout) == {"job": "long", "stopped": True}
     status = ended(head, "long")
     assert status["status"] == "STOPPED"
-    assert "of 5000 units" in status["last_line"], "generate's own last word, not the stack of what was stopped"
+    said = sdiff("logs", "long", "--address", head).stdout
+    assert "of 5000 units" in status["last_line"], (
+        f"generate's own last word, not the stack of what was stopped:\n{said}"
+    )
     found = {problem.found for report in verify.verify(made) for problem in report.problems}
     assert found == {"is missing"}, "none is damaged"
+
+
+@pytest.mark.parametrize(
+    "of_ray",
+    [
+        "\x1b[33m(raylet)\x1b[0m Task MapWorker(MapBatches(Actor)).submit failed. There are infinite retries remaining",
+        "(raylet, ip=10.0.0.7) The node with node id 5 has been marked dead",
+        "\x1b[36m(autoscaler +2m4s)\x1b[0m Tip: use `ray status` to view detailed cluster status.",
+        "\x1b[36m(MapWorker(MapBatches(Actor)) pid=812, ip=10.0.0.7)\x1b[0m a warning of a library",
+        "2026-11-27 21:07:41,113\tWARNING worker.py:2181 -- The driver is shut down",
+        "[2026-11-27 21:07:41,113 E 712 712] logging.cc:440: *** SIGTERM received ***",
+        "    @     0x7f83  (unknown)  (unknown)",
+    ],
+)
+def test_what_ray_says_is_not_the_last_word_of_the_job(of_ray: str) -> None:
+    own = "\x1b[1m12 of 5000 units (2 of them empty), 24 scenarios, 3.1/s, 26:48 left\x1b[0m"
+    assert (
+        jobs.last_line(f"the plan\n{own}\n{of_ray}\n\n{of_ray}\n")
+        == "12 of 5000 units (2 of them empty), 24 scenarios, 3.1/s, 26:48 left"
+    )
+    assert jobs.last_line(of_ray) is None
 
 
 def test_a_job_that_fails_says_why(head: str, tmp_path: Path) -> None:
