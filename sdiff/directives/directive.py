@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
+from itertools import combinations
+from math import hypot
 from typing import Literal
 
 import numpy as np
@@ -48,6 +50,7 @@ TYPICAL_SIZE_M = {
     "other": (1.0, 1.0),
 }
 """Length and width by which it is judged whether two agents of unspecified size would overlap [m]."""
+_TYPICAL = np.array([TYPICAL_SIZE_M[kind] for kind in KINDS])
 
 P_MASK_DIRECTED = 0.9
 """Default share of agents that no token describes, where some agent is asked for; 1 where none is."""
@@ -246,6 +249,10 @@ def written_tokens(
 
 def overlapping(tokens: AgentTokens) -> bool:
     """Whether two of the boxes overlap at t0; one whose pose is not given does not."""
+    # Most are farther apart than they are large, which a few plain numbers tell faster than numpy.
+    told = zip(tokens.x_m.tolist(), tokens.y_m.tolist(), (sum(size_m(tokens)) / 2).tolist(), strict=True)
+    if not any(hypot(x1 - x0, y1 - y0) < r0 + r1 for (x0, y0, r0), (x1, y1, r1) in combinations(told, 2)):
+        return False
     first, second = np.triu_indices(len(tokens), 1)
     corners = _corners(tokens)
     return bool(boxes_overlap(corners[first], corners[second]).any())
@@ -419,10 +426,16 @@ def _overlap(a: AgentTokens, b: AgentTokens) -> NDArray[np.bool_]:
 
 
 def _corners(tokens: AgentTokens) -> NDArray[np.floating]:
-    """Boxes at t0, (K, 4, 2) [m]; of typical size where it is not specified, far away where the pose is not."""
-    typical = np.array([TYPICAL_SIZE_M[k] for k in KINDS])[np.maximum(tokens.kind, 0)]
-    length = np.where(np.isnan(tokens.length_m), typical[:, 0], tokens.length_m)
-    width = np.where(np.isnan(tokens.width_m), typical[:, 1], tokens.width_m)
-    corners = box_corners(tokens.x_m, tokens.y_m, tokens.heading_rad, length, width)
+    """Boxes at t0, (K, 4, 2) [m]; far away where the pose is not specified."""
+    corners = box_corners(tokens.x_m, tokens.y_m, tokens.heading_rad, *size_m(tokens))
     nowhere = 1e6 * (1 + np.arange(len(tokens)))[:, None, None]
     return np.where(np.isnan(corners), nowhere, corners)
+
+
+def size_m(tokens: AgentTokens) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
+    """Lengths and widths, (K,) [m]; typical of the kind where they are not specified, a car's where that is not."""
+    length, width = _TYPICAL[np.maximum(tokens.kind, 0)].T
+    return (
+        np.where(np.isnan(tokens.length_m), length, tokens.length_m),
+        np.where(np.isnan(tokens.width_m), width, tokens.width_m),
+    )

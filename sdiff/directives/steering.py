@@ -6,9 +6,8 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from sdiff import KINDS, STEP_S
+from sdiff import STEP_S
 from sdiff.directives.directive import (
-    TYPICAL_SIZE_M,
     Agent,
     Directive,
     DoesNotFit,
@@ -19,6 +18,7 @@ from sdiff.directives.directive import (
     joined,
     overlapping,
     resolve,
+    size_m,
     written_tokens,
 )
 from sdiff.directives.judging import NOTHING_AMISS, RULES, Accept
@@ -155,13 +155,13 @@ def promised(tokens: AgentTokens) -> Agents:
     turn = wrap_angle(end_heading - tokens.heading_rad)
     heading = wrap_angle(tokens.heading_rad + u[..., 0] * turn)
     n = len(tokens)
-    typical = np.array([TYPICAL_SIZE_M[k] for k in KINDS])[np.maximum(tokens.kind, 0)]
+    length, width = size_m(tokens)
     seen = np.arange(STEPS_PAST + 1 + STEPS_FUTURE) >= STEPS_PAST
     return Agents(
         agent_id=np.array([f"token_{i}" for i in range(n)], np.str_),
         kind=np.maximum(tokens.kind, 0),
-        length_m=np.where(np.isnan(tokens.length_m), typical[:, 0], tokens.length_m).astype(np.float32),
-        width_m=np.where(np.isnan(tokens.width_m), typical[:, 1], tokens.width_m).astype(np.float32),
+        length_m=length.astype(np.float32),
+        width_m=width.astype(np.float32),
         is_ego=np.arange(n) == 0,
         x_m=_after_t0(xy[..., 0]),
         y_m=_after_t0(xy[..., 1]),

@@ -131,7 +131,7 @@ class Path:
 
     def project(self, x_m: float, y_m: float) -> tuple[float, float]:
         """Arc length and left offset of the path's point nearest to (x, y) [m]."""
-        s, lateral, _ = _project(self.xy_m, self.s_m, np.array([x_m, y_m]))
+        s, lateral, _ = _project(self.xy_m, self.s_m, np.array([x_m, y_m]), self._pieces)
         return s, lateral
 
     def starting_at(self, s_m: float) -> "Path":
@@ -153,6 +153,10 @@ class Path:
         hit = np.argwhere(np.isfinite(t))
         lengths = np.diff(self.s_m)
         return np.sort(self.s_m[hit[:, 0]] + t[hit[:, 0], hit[:, 1]] * lengths[hit[:, 0]])
+
+    @cached_property
+    def _pieces(self) -> tuple[Array, Array]:
+        return _pieces(self.xy_m)
 
     @cached_property
     def _vertices(self) -> tuple[list[float], list[list[float]]]:
@@ -379,10 +383,17 @@ def _arc_length(xy_m: Array) -> Array:
     return np.concatenate([[0.0], np.cumsum(np.hypot(*np.diff(xy_m, axis=0).T))])
 
 
-def _project(xy_m: Array, s_m: Array, point_m: Array) -> tuple[float, float, float]:
+def _pieces(xy_m: Array) -> tuple[Array, Array]:
+    """From each vertex of a polyline to the next, and its length squared."""
+    along = np.diff(xy_m, axis=0)
+    return along, np.maximum((along**2).sum(1), 1e-12)
+
+
+def _project(
+    xy_m: Array, s_m: Array, point_m: Array, pieces: tuple[Array, Array] | None = None
+) -> tuple[float, float, float]:
     """Arc length, left offset and distance of the point of a polyline nearest to a point [m]."""
-    a, along = xy_m[:-1], np.diff(xy_m, axis=0)
-    squared = np.maximum((along**2).sum(1), 1e-12)
+    a, (along, squared) = xy_m[:-1], pieces or _pieces(xy_m)
     t = np.clip(((point_m - a) * along).sum(1) / squared, 0, 1)
     off = point_m - (a + t[:, None] * along)
     distance = np.hypot(*off.T)
