@@ -250,7 +250,8 @@ def written_tokens(
 def overlapping(tokens: AgentTokens) -> bool:
     """Whether two of the boxes overlap at t0; one whose pose is not given does not."""
     # Most are farther apart than they are large, which a few plain numbers tell faster than numpy.
-    told = zip(tokens.x_m.tolist(), tokens.y_m.tolist(), (sum(size_m(tokens)) / 2).tolist(), strict=True)
+    length, width = size_m(tokens)
+    told = zip(tokens.x_m.tolist(), tokens.y_m.tolist(), ((length + width) / 2).tolist(), strict=True)
     if not any(hypot(x1 - x0, y1 - y0) < r0 + r1 for (x0, y0, r0), (x1, y1, r1) in combinations(told, 2)):
         return False
     first, second = np.triu_indices(len(tokens), 1)
