@@ -1,6 +1,7 @@
 """The places of a job: windows, or poses on bare maps, that fit its condition, its predicates and its directives."""
 
 import bisect
+import functools
 import hashlib
 import itertools
 from collections import Counter, OrderedDict
@@ -9,20 +10,23 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 import schemas
 from sdiff import query, raster, storage, tables
 from sdiff.directives.directive import Directive, fits
 from sdiff.directives.job import Job
+from sdiff.directives.steering import keeps_to_the_road
 from sdiff.geometry import SE2
 from sdiff.logs.driving_log import LIGHT_STATES, Lights, VectorMap
 from sdiff.maps.lanes import LaneGraph, map_from_rows
 from sdiff.maps.places import ROOM_M, Place, along_lanes
-from sdiff.scene import STEPS_PAST
+from sdiff.scene import MAP_CHANNELS, STEPS_PAST
 
 if TYPE_CHECKING:
     import duckdb
@@ -137,6 +141,10 @@ class Maps:
         """The lanes of the map `map_id`, which lies in the object `map_object`."""
         return self.indexed(map_id, map_object).graph
 
+    def drivable(self, map_id: str, map_object: str, map_SE2_window: SE2) -> NDArray[np.uint8]:
+        """The drivable area of a window on it, (256, 256), not 0 = drivable."""
+        return self.indexed(map_id, map_object).image(map_SE2_window)[MAP_CHANNELS.index("drivable_area")]
+
     def indexed(self, map_id: str, map_object: str) -> IndexedMap:
         """The map `map_id`, which lies in the object `map_object`."""
         if map_id in self._held:
@@ -174,7 +182,7 @@ def find(
             spot = Spot(row["window_id"], row["filename"], row["file_row_number"], row["map_id"], row["map_object"])
             yield place_of(row, lambda spot=spot: maps.graph(spot.map_id, spot.map_object)), spot  # type: ignore[misc]
 
-    _fill(found, job, windows(), wanted_per_directive)
+    _fill(found, job, windows(), maps, wanted_per_directive)
     _refuse_none(found, wanted_per_directive, windows_uri, "give other --windows")
     for spots in found.spots.values():
         spots.sort(key=lambda s: (s.object, s.row))
@@ -206,7 +214,7 @@ def find_on_maps(
         for spot in sorted(on, key=drawn):
             yield place_of(spot.row(), lambda spot=spot: maps.graph(spot.map_id, spot.map_object)), spot  # type: ignore[misc]
 
-    _fill(found, job, places(), wanted_per_directive, needs_room=True)
+    _fill(found, job, places(), maps, wanted_per_directive, needs_room=True)
     _refuse_none(found, wanted_per_directive, str(job.map), "give another --map")
     for spots in found.spots.values():
         spots.sort(key=lambda s: (s.map_id, s.number))
@@ -269,6 +277,7 @@ def _fill(
     found: Found[AnySpot],
     job: Job,
     candidates: Iterable[tuple[Place, AnySpot]],
+    maps: Maps,
     wanted: dict[str, int],
     needs_room: bool = False,
 ) -> None:
@@ -280,7 +289,7 @@ def _fill(
         *(["on a lane"] if predicates else []),
         *predicates,
         "all of these",
-        *(part for d in job.directives for part in (*_parts(d), f"taken for {d.name}")),
+        *(part for d in job.directives for part in (*_parts(d), f"room for {d.name}", f"taken for {d.name}")),
     ):
         found.counts[name] = 0
     for place, spot in candidates:
@@ -298,13 +307,18 @@ def _fill(
         if len(held) < len(predicates):
             continue
         found.counts["all of these"] += 1
+        at = (spot.map_id, spot.map_object, place.map_SE2_window)
+        drivable = functools.cache(functools.partial(maps.drivable, *at))
         for directive in job.directives:
             if len(found.spots[directive.name]) >= wanted[directive.name]:
                 continue
             parts = _parts(directive)
             held = [part for part, name in parts.items() if directive.places.holds(name, place)]
             found.counts.update(held)
-            if len(held) == len(parts) and fits(directive, place):
+            if len(held) < len(parts) or not fits(directive, place):
+                continue
+            found.counts[f"room for {directive.name}"] += 1
+            if job.accept.off_road or keeps_to_the_road(directive, place, drivable):
                 found.counts[f"taken for {directive.name}"] += 1
                 found.spots[directive.name].append(spot)
 

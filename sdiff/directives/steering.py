@@ -1,6 +1,6 @@
 """Tokens that promise a severity: draws of a directive whose time to collision is as wanted."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 import numpy as np
@@ -15,6 +15,7 @@ from sdiff.directives.directive import (
     LoggedAgents,
     Logs,
     OnLane,
+    at_both_ends,
     joined,
     overlapping,
     resolve,
@@ -102,13 +103,29 @@ def _promising(directive: Directive, place: Place, rng: np.random.Generator, ins
     return (tokens for tokens in mixed if not overlapping(tokens))
 
 
+def keeps_to_the_road(directive: Directive, place: Place, drivable: Callable[[], NDArray[np.generic]]) -> bool:
+    """Whether agents that fit a place stay on the road until their ends, at both ends of every range.
+
+    A bus does not that could only cut the corner. drivable: gives the area as for `judge`; called where it is needed.
+    """
+    every = [tokens.take(_told_both_ends(tokens)) for tokens in at_both_ends(directive, place)]
+    return all(_keeps("off_road", tokens, drivable()) for tokens in every if len(tokens))
+
+
 def _keeps_rules(tokens: AgentTokens, drivable: NDArray[np.generic], accept: Accept) -> None:
     """Raise DoesNotFit where agents that both ends are said of would leave the road or meet if they did as told."""
-    told = np.isfinite(_told(tokens) + tokens.end_x_m + tokens.end_y_m)
-    agents = promised(tokens.take(told))
+    tokens = tokens.take(_told_both_ends(tokens))
     for reason in ("off_road", "collision"):
-        if not getattr(accept, reason) and not RULES[reason](agents, drivable).all():
+        if not getattr(accept, reason) and not _keeps(reason, tokens, drivable):
             raise DoesNotFit(f"asks_for_{reason}")
+
+
+def _keeps(rule: str, tokens: AgentTokens, drivable: NDArray[np.generic]) -> bool:
+    return bool(RULES[rule](promised(tokens), drivable).all())
+
+
+def _told_both_ends(tokens: AgentTokens) -> NDArray[np.bool_]:
+    return np.isfinite(_told(tokens) + tokens.end_x_m + tokens.end_y_m)
 
 
 def _told(tokens: AgentTokens) -> NDArray[np.floating]:
