@@ -120,7 +120,7 @@ def test_who_is_as_asked_for_is_not_astray() -> None:
     [
         ({"x_m": 24.0, "y_m": 3.0}, 4.0),
         ({"x_m": 20.0, "y_m": 3.0, "heading_rad": 0.5}, 5.0),
-        ({"x_m": 20.0, "y_m": 3.0, "speed_mps": 6.0}, 3.0),
+        ({"x_m": 20.0, "y_m": 3.0, "speed_mps": 6.0}, 6.0),
         ({"x_m": 20.0, "y_m": 3.0, "end_x_m": 24.0, "end_y_m": 3.0}, 4.0),
         ({"x_m": 40.0, "y_m": 3.0}, 0.0),  # there is nobody who might be meant
         ({"speed_mps": 6.0}, 0.0),  # somewhere: nobody is meant
@@ -130,6 +130,16 @@ def test_astray_counts_what_was_said_alone(said: dict[str, float], off_m: float)
     """In metres, with what is below one metre counting less and less."""
     found = astray_m(standing([0.0, 20.0], [0.0, 3.0]), asked_for(**said))
     assert found == pytest.approx(np.hypot(off_m, 1.0) - 1.0, abs=0.1)
+
+
+def test_who_brakes_as_asked_is_not_astray() -> None:
+    """From 9 to 1 m/s in two seconds: the speed at the end is that of the end, not the mean of what came before it."""
+    boxes, t = standing([0.0, 20.0], [0.0, 3.0]), torch.tensor(TIMES_S)
+    pose = boxes.pose.clone()
+    pose[0, 1, :, 0] = 20.0 + 9.0 * t - 2.0 * t**2
+    boxes = boxes._replace(pose=pose)
+    brakes = asked_for(x_m=20.0, y_m=3.0, speed_mps=9.0, end_x_m=30.0, end_y_m=3.0, end_speed_mps=1.0)
+    assert astray_m(boxes, brakes) == pytest.approx(0.0, abs=1e-2)
 
 
 def test_one_agent_does_not_serve_two_tokens() -> None:

@@ -21,7 +21,7 @@ from sdiff.span import Span
 
 SIGMA_BELOW = 2.0
 """Noise level from which on there are boxes to speak of."""
-STEPS, STEPS_LAST = 2, 8
+STEPS, STEPS_LAST = 1, 20
 """Steps down the gradient at a noise level, and at the last one."""
 RATE, RATE_UP, RATE_DOWN = 0.15, 1.5, 0.3
 """Size of the first step: scaled latents per metre; its factors after a step that was good, and one that was not."""
@@ -37,8 +37,8 @@ LIKELY = 0.2
 """Boxes less probable than this meet nobody."""
 ASTRAY_M, ASTRAY_SMOOTH_M = 4.0, 1.0
 """How far from where it was asked for an agent is looked for, and below which error the pull on it fades."""
-RAD_PER_M, MPS_PER_M = 0.1, 2.0
-"""Radians, and metres a second, that count as much as one metre."""
+RAD_PER_M, MPS_PER_M = 0.1, 1.0
+"""Radians, and metres a second, that count as much as one metre: about as what a scene may be off and still fulfil."""
 OFF_ROAD_STEPS = 16
 """Pixels of the map image that the field of distances to the road reaches beside it."""
 _DRIVABLE = MAP_CHANNELS.index("drivable_area")
@@ -205,20 +205,19 @@ def astray(one: Boxes, found: Tensor, asked: Conditions) -> Tensor:
     def turned(name: str, heading: Tensor) -> Tensor:
         return smooth(chord(heading - said[name]) / RAD_PER_M) * given[name]
 
-    def speed(a: int, b: int) -> Tensor:
-        """Mean speed between two waypoints [m/s]."""
-        return (pose[:, :, b, :2] - pose[:, :, a, :2]).pow(2).sum(-1).add(1e-6).sqrt() / (TIMES_S[b] - TIMES_S[a])
-
+    # As `trajectory.interpolate` has them, so that what brakes is not asked for its mean speed of the last half second.
+    (velocity,) = torch.gradient(pose[..., :2], spacing=(pose.new_tensor(TIMES_S),), dim=2, edge_order=2)
+    speed = velocity.pow(2).sum(-1).add(1e-6).sqrt()
     kind = -one.kind_logits.log_softmax(-1).gather(2, asked.kind.clamp(min=0)[..., None])[..., 0]
     cost = (
         off("x_m", pose[:, :, T0, 0])
         + off("y_m", pose[:, :, T0, 1])
         + turned("heading_rad", pose[:, :, T0, 2])
-        + off("speed_mps", speed(T0 - 1, T0 + 1), MPS_PER_M)
+        + off("speed_mps", speed[:, :, T0], MPS_PER_M)
         + off("end_x_m", pose[:, :, -1, 0])
         + off("end_y_m", pose[:, :, -1, 1])
         + turned("end_heading_rad", pose[:, :, -1, 2])
-        + off("end_speed_mps", speed(-2, -1), MPS_PER_M)
+        + off("end_speed_mps", speed[:, :, -1], MPS_PER_M)
         + off("length_m", one.log_size[..., 0].exp())
         + off("width_m", one.log_size[..., 1].exp())
         + kind * (asked.kind >= 0)
