@@ -12,12 +12,13 @@ from numpy.typing import NDArray
 from sdiff import KINDS, columns, tables
 from sdiff.directives.directive import Agent, Directive, DoesNotFit, End, LoggedAgents, OnLane, Scene, fits, resolve
 from sdiff.directives.job import Job, Places
-from sdiff.directives.search import NoPlace, find
+from sdiff.directives.search import IndexedMap, NoPlace, find
+from sdiff.directives.steering import keeps_to_the_road
 from sdiff.directives.units import counts, places_wanted
 from sdiff.geometry import SE2
 from sdiff.maps.lanes import LaneGraph
 from sdiff.maps.places import Place, Wanted, place_columns
-from sdiff.scene import Agents, AgentTokens, SceneToken
+from sdiff.scene import MAP_CHANNELS, Agents, AgentTokens, SceneToken
 from sdiff.span import Span
 
 GRAPH = LaneGraph(crossroads())
@@ -172,6 +173,27 @@ def test_a_lane_that_is_not_there_is_named(place: Place, lane: str, reason: str)
 def test_of_several_lanes_one_that_is_there_is_taken() -> None:
     either = OnLane(("right", "left"), "ahead_m", one(10.0))
     assert token(Agent(pose=either))["y_m"] == pytest.approx(LANE_WIDTH_M)
+
+
+@pytest.mark.parametrize(
+    ("lateral_m", "keeps"),
+    [
+        (one(0.0), False),  # the lane's middle is beside the road at 45 degrees
+        (one(3.0), True),
+        (Span(0.0, 3.0), False),
+    ],
+)
+def test_a_corner_that_can_only_be_cut_has_no_room(lateral_m: Span, keeps: bool) -> None:
+    turning = Agent(kinds=("car",), speed_mps=one(6.0), pose=OnLane(("right_turn",), "ahead_m", one(22.0), lateral_m))
+    directive = Directive("corner", agents=(turning,))
+    assert fits(directive, BEFORE)
+    road = IndexedMap(crossroads()).image(BEFORE.map_SE2_window)[MAP_CHANNELS.index("drivable_area")]
+    assert keeps_to_the_road(directive, BEFORE, lambda: road) is keeps
+
+
+def test_who_is_told_no_end_needs_no_road() -> None:
+    anywhere = Agent(kinds=("car",), pose=on("right_turn", 22.0))
+    assert keeps_to_the_road(Directive("free", agents=(anywhere,)), BEFORE, lambda: pytest.fail("the map was drawn"))
 
 
 def test_agents_do_not_overlap_the_av() -> None:
