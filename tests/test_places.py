@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from crossroads import LANE_WIDTH_M, crossroads, write_windows
+from crossroads import LANE_WIDTH_M, LANES, crossroads, write_windows
 from numpy.typing import NDArray
 
 from sdiff import KINDS, columns, tables
@@ -135,6 +135,18 @@ def test_oncoming_comes_nearer() -> None:
     assert row["y_m"] == pytest.approx(2 * LANE_WIDTH_M, abs=1e-4)
     assert abs(row["heading_rad"]) == pytest.approx(np.pi, abs=1e-5)
     assert row["end_x_m"] == pytest.approx(20.0, abs=1e-4)
+
+
+def test_who_turns_into_the_road_of_the_av_does_not_come_towards_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the north, to the right, into the lane beside the AV's: oncoming from where that turn ends."""
+    turn = [(10 + 10 * np.cos(a), 15.25 + 10 * np.sin(a)) for a in np.linspace(0, -np.pi / 2, 17)]
+    monkeypatch.setitem(LANES, "oncoming", ([(20, 100), (20, 15.25)], ["through_back"], False))
+    monkeypatch.setitem(LANES, "through_back", (turn, ["out_back"], True))
+    graph = LaneGraph(crossroads())
+    place = Place(lambda: graph, BEFORE.map_SE2_window)
+    assert token(Agent(pose=on("oncoming", 15.0)), place)["x_m"] == pytest.approx(15.0, abs=1e-4)
+    with pytest.raises(DoesNotFit, match="lane_too_short"):
+        token(Agent(pose=on("oncoming", 25.0)), place)
 
 
 def test_what_crosses_from_the_right_has_not_crossed_yet() -> None:

@@ -324,6 +324,22 @@ class LaneGraph:
                 found.append(replace(other, turn_rad=self._run_turn(other, lane)))
         return sorted(found, key=lambda p: abs(p.turn_rad))
 
+    def straight_behind(self, path: Path) -> Path:
+        """A path from where it leaves the last junction, begun behind its reference point, in which it turns."""
+        leave_m = None
+        for lane in reversed(path.lanes):
+            xy = self.map.points(lane)
+            enter_m, end_m = (path.project(*point)[0] for point in (xy[0], xy[-1]))
+            if enter_m > 0 or not self.map.in_junction[lane]:
+                leave_m = None
+                continue
+            leave_m = end_m if leave_m is None else leave_m
+            turn = wrap_angle(path.heading(leave_m + 2 * TANGENT_M) - path.heading(enter_m - 2 * TANGENT_M))
+            if abs(turn) > STRAIGHT_RAD:
+                keep = path.s_m >= min(leave_m - 1e-6, path.s_m[-2])
+                return replace(path, xy_m=path.xy_m[keep], s_m=path.s_m[keep])
+        return path
+
     def _run_turn(self, path: Path, lane: int) -> float:
         """Change of heading along one lane of a path [rad]."""
         xy = self.map.points(lane)

@@ -92,15 +92,23 @@ class Place:
         return None
 
     def oncoming_path(self) -> Path | None:
-        """The nearest lane in the opposite direction beside the AV's way ahead; reference point beside the AV."""
+        """The nearest lane in the opposite direction beside the AV's way ahead; reference point beside the AV.
+
+        It begins where who comes along it has come straight through all junctions: who turns into the AV's road there
+        does not come towards the AV.
+        """
         if not self.paths:
             return None
+        way = self.paths[0]
+        end_m = way.junction_m[0] if way.junction_m and way.turn != "straight" else np.inf
         for ahead_m in np.arange(0.0, 45.0, 5.0):
-            here = self.paths[0].pose(float(ahead_m))
+            if ahead_m > end_m:
+                break
+            here = way.pose(float(ahead_m))
             at = self.graph.lane_at(here, max_offset_m=15.0, max_angle_rad=np.pi / 8, opposite=True)
             if at is not None:
                 path = self.graph.paths(at, REACH_M, REACH_M)[0]
-                return path.starting_at(path.project(self.map_SE2_window.x_m, self.map_SE2_window.y_m)[0])
+                return self.graph.straight_behind(path).starting_at(float(ahead_m))  # driven until beside the AV
         return None
 
     @cached_property
