@@ -198,14 +198,17 @@ def test_of_several_lanes_one_that_is_there_is_taken() -> None:
 def test_a_corner_that_can_only_be_cut_has_no_room(lateral_m: Span, keeps: bool) -> None:
     turning = Agent(kinds=("car",), speed_mps=one(6.0), pose=OnLane(("right_turn",), "ahead_m", one(22.0), lateral_m))
     directive = Directive("corner", agents=(turning,))
-    assert fits(directive, BEFORE)
+    both_ends = fits(directive, BEFORE)
+    assert both_ends
     road = IndexedMap(crossroads()).image(BEFORE.map_SE2_window)[MAP_CHANNELS.index("drivable_area")]
-    assert keeps_to_the_road(directive, BEFORE, lambda: road) is keeps
+    assert keeps_to_the_road(both_ends, lambda: road) is keeps
 
 
 def test_who_is_told_no_end_needs_no_road() -> None:
     anywhere = Agent(kinds=("car",), pose=on("right_turn", 22.0))
-    assert keeps_to_the_road(Directive("free", agents=(anywhere,)), BEFORE, lambda: pytest.fail("the map was drawn"))
+    both_ends = fits(Directive("free", agents=(anywhere,)), BEFORE)
+    assert both_ends
+    assert keeps_to_the_road(both_ends, lambda: pytest.fail("the map was drawn"))
 
 
 def test_agents_do_not_overlap_the_av() -> None:

@@ -164,21 +164,15 @@ Logs = Callable[[str | None], Agents]
 """Gives the agents of a window by id; None: of the place's own window."""
 
 
-def fits(directive: Directive, place: Place) -> bool:
-    """Whether what is placed by lanes can be placed here, at both ends of every range."""
-    try:
-        at_both_ends(directive, place)
-    except DoesNotFit:
-        return False
-    return True
-
-
-def at_both_ends(directive: Directive, place: Place) -> list[AgentTokens]:
-    """What a directive writes out, with the low end of every range and with the high one. Raises DoesNotFit."""
+def fits(directive: Directive, place: Place) -> list[AgentTokens]:
+    """What a directive writes out here, at the low ends of all ranges and at the high ones; [] where it does not fit."""
     written = replace(directive, agents=tuple(a for a in directive.agents if isinstance(a, Agent)))
     written = replace(written, ego=None if directive.ego == "from_log" else directive.ego)
     ends: tuple[Draw, Draw] = (lambda span: span.low, lambda span: span.high)
-    return [written_tokens(written, place, np.random.default_rng(0), end) for end in ends]
+    try:
+        return [written_tokens(written, place, np.random.default_rng(0), end) for end in ends]
+    except DoesNotFit:
+        return []
 
 
 def resolve(

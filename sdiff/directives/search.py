@@ -315,10 +315,10 @@ def _fill(
             parts = _parts(directive)
             held = [part for part, name in parts.items() if directive.places.holds(name, place)]
             found.counts.update(held)
-            if len(held) < len(parts) or not fits(directive, place):
+            if len(held) < len(parts) or not (both_ends := fits(directive, place)):
                 continue
             found.counts[f"room for {directive.name}"] += 1
-            if job.accept.off_road or keeps_to_the_road(directive, place, drivable):
+            if job.accept.off_road or keeps_to_the_road(both_ends, drivable):
                 found.counts[f"taken for {directive.name}"] += 1
                 found.spots[directive.name].append(spot)
 

@@ -15,7 +15,6 @@ from sdiff.directives.directive import (
     LoggedAgents,
     Logs,
     OnLane,
-    at_both_ends,
     joined,
     overlapping,
     resolve,
@@ -103,12 +102,13 @@ def _promising(directive: Directive, place: Place, rng: np.random.Generator, ins
     return (tokens for tokens in mixed if not overlapping(tokens))
 
 
-def keeps_to_the_road(directive: Directive, place: Place, drivable: Callable[[], NDArray[np.generic]]) -> bool:
+def keeps_to_the_road(both_ends: list[AgentTokens], drivable: Callable[[], NDArray[np.generic]]) -> bool:
     """Whether agents that fit a place stay on the road until their ends, at both ends of every range.
 
-    A bus does not that could only cut the corner. drivable: gives the area as for `judge`; called where it is needed.
+    A bus does not that could only cut the corner. both_ends: as from `fits`. drivable: gives the area as for `judge`;
+    called where it is needed.
     """
-    every = [tokens.take(_told_both_ends(tokens)) for tokens in at_both_ends(directive, place)]
+    every = [tokens.take(_told_both_ends(tokens)) for tokens in both_ends]
     return all(_keeps("off_road", tokens, drivable()) for tokens in every if len(tokens))
 
 
