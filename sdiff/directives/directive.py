@@ -165,7 +165,7 @@ Logs = Callable[[str | None], Agents]
 
 
 def fits(directive: Directive, place: Place) -> list[AgentTokens]:
-    """What a directive writes out here, at the low ends of all ranges and at the high ones; [] where it does not fit."""
+    """What a directive writes out here, at the low ends of all ranges and at the high ones; [] where it cannot."""
     written = replace(directive, agents=tuple(a for a in directive.agents if isinstance(a, Agent)))
     written = replace(written, ego=None if directive.ego == "from_log" else directive.ego)
     ends: tuple[Draw, Draw] = (lambda span: span.low, lambda span: span.high)
